@@ -72,7 +72,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Responses:
-    """Responses averaged over repeats, `values[stimulus, voxel]`, with the single repeats where they exist (NaN = not shown)."""
+    """Responses averaged over repeats, `values[stimulus, voxel]`, and the single repeats where they exist (NaN: not shown)."""
 
     values: Float[np.ndarray, "stimulus voxel"]
     repeats: Float[np.ndarray, "repeat stimulus voxel"] | None
@@ -183,7 +183,7 @@ class Description:
 
 @dataclass(frozen=True)
 class VoxelProfile:
-    """What one voxel wants, how sure that is, and what speaks against it; `withheld` says why nothing is claimed, or is empty."""
+    """What one voxel wants, how sure that is, what speaks against it; `withheld` says why nothing is claimed, or is empty."""
 
     voxel: int
     regions: tuple[str, ...]
@@ -200,7 +200,7 @@ class VoxelProfile:
 
 @dataclass(frozen=True)
 class ImageEdit:
-    """An image before and after; pixels where `edit_mask` is False are identical (`changed_outside_mask` counts those that are not)."""
+    """An image before and after; outside `edit_mask` every pixel is identical (`changed_outside_mask` counts those that are not)."""
 
     original: UInt8[np.ndarray, "height width 3"]
     edited: UInt8[np.ndarray, "height width 3"]
