@@ -200,7 +200,7 @@ class VoxelProfile:
 
 @dataclass(frozen=True)
 class ImageEdit:
-    """An image before and after; outside `edit_mask` every pixel is identical (`changed_outside_mask` counts those that are not)."""
+    """An image before and after; outside `edit_mask` no pixel differs (`changed_outside_mask` counts those that do)."""
 
     original: UInt8[np.ndarray, "height width 3"]
     edited: UInt8[np.ndarray, "height width 3"]
