@@ -35,3 +35,7 @@ class EncodingError(MineError):
 
 class EditError(MineError):
     """An image edit that cannot be made, or that broke its promise."""
+
+
+class Cancelled(MineError):
+    """Work that the user stopped; nothing of it was kept."""

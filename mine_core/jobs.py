@@ -1,0 +1,109 @@
+"""Long work off the page: one worker thread, progress, cancel, and never the same work twice.
+
+A job is known by a key of what it does, so a page that is left and opened again, or a second browser window, finds the
+job that is running instead of starting another.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mine_core.errors import Cancelled, MineError
+
+Progress = Callable[[int, int, str], None]
+JobState = Literal["waiting", "running", "done", "cancelled", "refused", "failed"]
+ACTIVE: tuple[JobState, ...] = ("waiting", "running")
+
+
+@dataclass
+class Job:
+    """One piece of long work and how far it is; read by pages, written by the worker alone."""
+
+    key: str
+    title: str
+    state: JobState = "waiting"
+    done: int = 0
+    total: int = 1
+    message: str = ""
+    outcome: Any = None
+    error: BaseException | None = None
+    started: float = field(default_factory=time.monotonic)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def active(self) -> bool:
+        """Whether the worker still has it."""
+        return self.state in ACTIVE
+
+    @property
+    def share(self) -> float:
+        """How much is done, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time left if it goes on as it went; None before a twentieth is done."""
+        return (time.monotonic() - self.started) * (1 / self.share - 1) if self.share > 0.05 else None
+
+    def cancel(self) -> None:
+        """Ask it to stop at its next step."""
+        self.stop.set()
+
+    def report(self, done: int, total: int, message: str) -> None:
+        """Take a progress report of the work."""
+        self.done, self.total, self.message = done, total, message
+
+
+class Worker:
+    """One thread that does jobs in the order they came."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mine-worker")
+        self._jobs: dict[str, Job] = {}
+        self._lock = threading.Lock()
+
+    def submit(self, key: str, title: str, work: Callable[[Progress, Callable[[], bool]], Any]) -> Job:
+        """Start `work(on_progress, cancelled)`, or return the job of that key that is active or done."""
+        with self._lock:
+            job = self._jobs.get(key)
+            if job is not None and (job.active or job.state == "done"):
+                return job
+            job = self._jobs[key] = Job(key, title)
+        self._pool.submit(self._run, job, work)
+        return job
+
+    def find(self, key: str) -> Job | None:
+        """Return the latest job of that key, whatever became of it."""
+        with self._lock:
+            return self._jobs.get(key)
+
+    def forget(self, key: str) -> None:
+        """Drop a job that is no longer active, so that it may be started again."""
+        with self._lock:
+            job = self._jobs.get(key)
+            if job is not None and not job.active:
+                del self._jobs[key]
+
+    def jobs(self) -> list[Job]:
+        """All jobs, oldest first."""
+        with self._lock:
+            return list(self._jobs.values())
+
+    def _run(self, job: Job, work: Callable[[Progress, Callable[[], bool]], Any]) -> None:
+        if job.stop.is_set():
+            job.state = "cancelled"
+            return
+        job.state, job.started = "running", time.monotonic()
+        try:
+            job.outcome = work(job.report, job.stop.is_set)
+            job.state = "done"
+        except Cancelled:
+            job.state = "cancelled"
+        except MineError as error:
+            job.error, job.state = error, "refused"
+        except BaseException as error:
+            job.error, job.state = error, "failed"
+            raise
