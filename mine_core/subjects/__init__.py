@@ -1,0 +1,1 @@
+"""What a brain saw and how it answered: the phantom, published recordings, and your own."""
