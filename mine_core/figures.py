@@ -1,0 +1,154 @@
+"""Typed results to pictures: data URLs for the page's components and plotly figures. No Streamlit, no science.
+
+Colours: signed quantities run from blue over white to red-brown (safe for the common colour blindnesses), unsigned ones
+through viridis, groups through the palette of Okabe and Ito (2008).
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import cv2
+import matplotlib
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from mine_core.types import PredictedShift
+
+SIGNED_MAP = "RdBu_r"
+UNSIGNED_MAP = "viridis"
+GROUP_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442", "#5b5b5b", "#8c510a", "#80cdc1")
+HEAT_HIGH, HEAT_LOW = (178, 24, 43), (33, 102, 172)
+
+
+def data_url(image: UInt8[np.ndarray, "height width channel"], kind: str = "png") -> str:
+    """Encode an RGB or RGBA image as a data URL (`png` lossless, `webp` smaller)."""
+    stream = io.BytesIO()
+    if kind == "webp":
+        Image.fromarray(image).save(stream, "WEBP", quality=88, method=2)
+    else:
+        Image.fromarray(image).save(stream, "PNG", compress_level=3)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def heat_rgba(values: Float[np.ndarray, "row col"], limit: float, size: int = 96) -> UInt8[np.ndarray, "size size 4"]:
+    """Draw one image's patch attribution: red raises the prediction, blue lowers it, opacity is strength up to `limit`.
+
+    Patches are interpolated to `size` pixels for the eye; the numbers stay those of the patches.
+    """
+    smooth = cv2.resize(np.asarray(values, np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    strength = np.clip(np.abs(smooth) / max(limit, 1e-12), 0, 1)
+    rgba = np.empty((size, size, 4), np.uint8)
+    rgba[..., :3] = np.where((smooth >= 0)[..., None], HEAT_HIGH, HEAT_LOW)
+    rgba[..., 3] = (255 * np.sqrt(strength) * (strength > 0.04)).astype(np.uint8)
+    return rgba
+
+
+def mask_rgba(
+    region: Bool[np.ndarray, "height width"], colour: tuple[int, int, int] = (214, 0, 108)
+) -> UInt8[np.ndarray, "height width 4"]:
+    """Draw a region in one opaque colour on a clear ground."""
+    rgba = np.zeros((*region.shape, 4), np.uint8)
+    rgba[region] = (*colour, 255)
+    return rgba
+
+
+def outlined(
+    image: UInt8[np.ndarray, "height width 3"], region: Bool[np.ndarray, "height width"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw a region's border on an image, white on black so that it shows on any ground."""
+    scale = max(1, 384 // image.shape[0])
+    height, width = image.shape[0] * scale, image.shape[1] * scale
+    large = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    borders, _ = cv2.findContours(
+        cv2.resize(region.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST),
+        cv2.RETR_EXTERNAL,
+        cv2.CHAIN_APPROX_NONE,
+    )
+    cv2.drawContours(large, borders, -1, (0, 0, 0), 4, cv2.LINE_AA)
+    cv2.drawContours(large, borders, -1, (255, 255, 255), 2, cv2.LINE_AA)
+    return large
+
+
+def css_gradient(colormap: str, n: int = 9) -> str:
+    """Write a matplotlib colour map as a CSS gradient."""
+    table = matplotlib.colormaps[colormap](np.linspace(0, 1, n))
+    return f"linear-gradient(90deg, {', '.join(matplotlib.colors.to_hex(colour) for colour in table)})"
+
+
+def heat_gradient() -> str:
+    """Write the heatmap's own scale, blue over clear to red, as a CSS gradient."""
+    low, high = (f"rgb{colour}" for colour in (HEAT_LOW, HEAT_HIGH))
+    return f"linear-gradient(90deg, {low}, #ffffff 50%, {high})"
+
+
+def shift_figure(shift: PredictedShift, voxel: int, unit: str = "SD of predictions") -> go.Figure:
+    """Draw one voxel's predicted shift beside its control edits, kind by kind."""
+    figure = go.Figure()
+    kinds = list(dict.fromkeys(shift.control_names))
+    for kind in kinds:
+        chosen = [i for i, name in enumerate(shift.control_names) if name == kind]
+        figure.add_trace(
+            go.Scatter(
+                x=shift.controls[chosen, voxel],
+                y=[kind] * len(chosen),
+                mode="markers",
+                marker={"size": 9, "color": "#8a94a0", "line": {"color": "#ffffff", "width": 1}},
+                hovertemplate="%{x:.2f} SD<extra>" + kind + "</extra>",
+                showlegend=False,
+            )
+        )
+    value = float(shift.shift[voxel])
+    figure.add_trace(
+        go.Scatter(
+            x=[value],
+            y=["this edit"],
+            mode="markers",
+            marker={"size": 15, "symbol": "diamond", "color": "#b2182b" if value >= 0 else "#2166ac"},
+            hovertemplate="%{x:.2f} SD<extra>this edit</extra>",
+            showlegend=False,
+        )
+    )
+    figure.add_vline(x=0, line={"color": "#1b2430", "width": 1})
+    figure.update_layout(height=110 + 34 * (len(kinds) + 1), xaxis_title=f"predicted shift ({unit})", **plain_layout())
+    figure.update_yaxes(categoryorder="array", categoryarray=["this edit", *kinds][::-1], automargin=True)
+    return figure
+
+
+def interval_figure(
+    names: Sequence[str], means: Sequence[float], low: Sequence[float], high: Sequence[float], axis: str
+) -> go.Figure:
+    """Draw means with intervals, one row a name."""
+    centre = np.asarray(means)
+    figure = go.Figure(
+        go.Scatter(
+            x=centre,
+            y=list(names),
+            mode="markers",
+            marker={"size": 9, "color": "#0b5c8a"},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": np.asarray(high) - centre,
+                "arrayminus": centre - np.asarray(low),
+            },
+            hovertemplate="%{y}: %{x:.2f}<extra></extra>",
+        )
+    )
+    figure.update_layout(height=90 + 26 * len(names), xaxis_title=axis, **plain_layout())
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    return figure
+
+
+def plain_layout() -> dict:
+    """Layout that every figure shares."""
+    return {
+        "template": "simple_white",
+        "margin": {"l": 10, "r": 14, "t": 10, "b": 44},
+        "font": {"size": 13, "color": "#1b2430"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "dragmode": False,
+    }
