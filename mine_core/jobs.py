@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mine_core.errors import Cancelled, MineError
+from mine_core.types import IsCancelled, OnProgress
 
-Progress = Callable[[int, int, str], None]
 JobState = Literal["waiting", "running", "done", "cancelled", "refused", "failed"]
 ACTIVE: tuple[JobState, ...] = ("waiting", "running")
 
@@ -65,7 +65,7 @@ class Worker:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
-    def submit(self, key: str, title: str, work: Callable[[Progress, Callable[[], bool]], Any]) -> Job:
+    def submit(self, key: str, title: str, work: Callable[[OnProgress, IsCancelled], Any]) -> Job:
         """Start `work(on_progress, cancelled)`, or return the job of that key that is active or done."""
         with self._lock:
             job = self._jobs.get(key)
@@ -92,7 +92,7 @@ class Worker:
         with self._lock:
             return list(self._jobs.values())
 
-    def _run(self, job: Job, work: Callable[[Progress, Callable[[], bool]], Any]) -> None:
+    def _run(self, job: Job, work: Callable[[OnProgress, IsCancelled], Any]) -> None:
         if job.stop.is_set():
             job.state = "cancelled"
             return

@@ -8,7 +8,7 @@ Equality of length is not alignment: records carry `stimulus_ids` and a `VoxelIn
 Signs: `shift = after - before`; an `edit_mask` is True where a pixel may change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from mine_core.errors import AlignmentError
 
 Provenance = Mapping[str, Any]
+OnProgress = Callable[[int, int, str], None]
+IsCancelled = Callable[[], bool]
 
 
 @dataclass(frozen=True)
