@@ -1,0 +1,73 @@
+"""What every backbone can do: images and texts to one joint space, and images to parts."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from mine_core.types import BackboneSpec
+
+Progress = Callable[[int, int, str], None]
+"""`on_progress(done, total, message)`, called after each batch."""
+
+Cancelled = Callable[[], bool]
+"""`cancelled()` is True once the work should stop."""
+
+
+class Embedding(NamedTuple):
+    """Embeddings of images and their additive parts: `pooled = remainder + patches.sum(axis=1)` to rounding.
+
+    float32, not L2-normalised, patches row by row of the backbone's grid.
+    """
+
+    pooled: Float[np.ndarray, "image feature"]
+    patches: Float[np.ndarray, "image patch feature"]
+    remainder: Float[np.ndarray, "image feature"]
+
+
+class Backbone(Protocol):
+    """A vision-language model whose image embedding is an exact sum over patches.
+
+    One backbone may be shared by threads: it keeps no state of a call.
+    """
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """Name, grid, width of the joint space, and hash of the weights."""
+
+    @property
+    def tokenizer(self) -> Callable[..., torch.Tensor]:
+        """Texts to token ids, as open_clip calls it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square the model sees, in pixels."""
+
+    def preprocess(self, images: UInt8[np.ndarray, "image height width 3"]) -> Float[torch.Tensor, "image 3 side side"]:
+        """Resize, crop centrally and normalise RGB images as this backbone was trained to see them."""
+
+    def embed(
+        self,
+        images: UInt8[np.ndarray, "image height width 3"],
+        batch_size: int = 32,
+        on_progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Embedding:
+        """Joint-space embeddings of images and their parts; raises Cancelled when asked to stop."""
+
+    def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "text feature"]:
+        """Joint-space embeddings of texts, L2-normalised."""
+
+    def caption(self, images: UInt8[np.ndarray, "image height width 3"]) -> list[str]:
+        """One caption per image; raises BackboneError when the model has no text decoder."""
+
+
+def image_batches(n_images: int, batch_size: int) -> list[slice]:
+    """Slices that cover `n_images` in order."""
+    return [slice(start, min(start + batch_size, n_images)) for start in range(0, n_images, batch_size)]
