@@ -1,0 +1,45 @@
+"""Laying one picture over another inside a mask, without a seam and without touching a pixel outside."""
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+
+def feather(mask: Bool[np.ndarray, "height width"], width: float) -> Float[np.ndarray, "height width"]:
+    """Opacity that is 0 outside the mask and rises inside it to 1 at `width` pixels from its border.
+
+    The border of the image is no border of the mask: a mask that runs off the image is opaque there.
+    """
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    return np.where(mask, np.clip(depth / (width + 1.0), 0.0, 1.0), 0.0).astype(np.float32)
+
+
+def paste(
+    image: UInt8[np.ndarray, "height width 3"],
+    overlay: UInt8[np.ndarray, "height width 3"],
+    opacity: Float[np.ndarray, "height width"],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """`opacity * overlay + (1 - opacity) * image`, rounded; a pixel of opacity 0 keeps its bytes."""
+    blended = image.copy()
+    inside = opacity > 0
+    alpha = opacity[inside][:, None]
+    mixed = alpha * overlay[inside].astype(np.float32) + (1 - alpha) * image[inside].astype(np.float32)
+    blended[inside] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return blended
+
+
+def match_light(
+    overlay: UInt8[np.ndarray, "height width 3"],
+    inside: Bool[np.ndarray, "height width"],
+    surroundings: Float[np.ndarray, " 3"],
+    strength: float,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Move the mean lightness of `overlay` inside a mask towards that of a mean RGB colour, keeping hue and contrast.
+
+    `strength` 0 leaves it, 1 makes the mean CIELAB lightness equal; colours are not tinted, for they may be what matters.
+    """
+    lab = cv2.cvtColor(overlay, cv2.COLOR_RGB2LAB).astype(np.float32)
+    around = cv2.cvtColor(np.clip(np.rint(surroundings), 0, 255).astype(np.uint8)[None, None], cv2.COLOR_RGB2LAB)
+    lab[..., 0] += strength * (float(around[0, 0, 0]) - float(lab[..., 0][inside].mean()))
+    return cv2.cvtColor(np.clip(np.rint(lab), 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
