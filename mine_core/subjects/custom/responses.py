@@ -1,0 +1,257 @@
+"""Responses from npy, HDF5 or CSV, their axes named by the user and never guessed."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mine_core.errors import SubjectError
+from mine_core.subjects.custom.arrays import read_array, require_numbers
+from mine_core.subjects.custom.limits import MAX_REPEATS, MAX_TEXT_BYTES, composed, counted, plain, quoted
+from mine_core.subjects.custom.sources import Source, kind_of, label
+from mine_core.subjects.custom.tables import check_unique, rows_of
+
+AXES = ("repeat", "stimulus", "voxel")
+MISSING = frozenset({"", "na", "n/a", "nan"})
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE | re.ASCII)
+ID_HEADERS = frozenset(
+    {"", "id", "stimulus", "stimulus_id", "image", "image_id", "file", "file_name", "filename", "name", "voxel", "voxel_id", "unit"}
+)
+# A response stored as float32 may differ from the one given by this share of its voxel's SD.
+MAX_ROUNDING = 1e-3
+MAX_RESPONSE = 1e30
+
+
+@dataclass(frozen=True)
+class ResponseTable:
+    """Responses as given, axes in one order; names where the file has them; NaN where a showing did not take place."""
+
+    repeats: Float[np.ndarray, "repeat stimulus voxel"]
+    stimulus_ids: tuple[str, ...] | None
+    voxel_names: tuple[str, ...] | None
+    axes: tuple[str, ...]
+    given_shape: tuple[int, ...]
+    given_dtype: str
+
+    @property
+    def n_stimuli(self) -> int:
+        """How many stimuli were answered."""
+        return self.repeats.shape[1]
+
+    @property
+    def n_voxels(self) -> int:
+        """How many voxels answered."""
+        return self.repeats.shape[2]
+
+
+def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None = None) -> ResponseTable:
+    """Read responses, and put their axes in the order repeat, stimulus, voxel.
+
+    Parameters
+    ----------
+    source : npy (never pickled), HDF5 or CSV, known by content. Of a CSV, the first row is a header if its first cell is empty or a
+        word for ids, or if any other cell is no number; the first column holds ids under such a cell, or if any of its cells is
+        no number. An empty cell, NA or nan is NaN.
+    axes : what the axes are, in their order: `stimulus` and `voxel`, and `repeat` if there is one.
+    dataset : path of the dataset inside an HDF5 file.
+
+    Returns
+    -------
+    ResponseTable : floats of the precision given (integers as float64, float16 as float32); infinities are still in it.
+
+    Raises
+    ------
+    SubjectError : for unknown or missing axes, another number of axes, no numbers, rows of unequal length; see `read_array`.
+    """
+    axes = check_axes(axes)
+    names: list[tuple[str, ...] | None] = [None] * len(axes)
+    if kind_of(source) == "text":
+        array, *names = _read_csv(source)
+    else:
+        array = read_array(source, "responses", dataset)
+    require_numbers(array.dtype, f"Responses ({label(source)})")
+    if array.ndim != len(axes):
+        raise SubjectError(
+            f"Responses have {counted(array.ndim, 'axis', 'axes')} of length {lengths(array.shape)}, "
+            f"--response-axes names {len(axes)}: {','.join(axes)}. Name each axis once: stimulus, voxel and, if there is one, repeat."
+        )
+    by_axis = dict(zip(axes, names, strict=True))
+    ordered = _ordered(array, axes)
+    if len(ordered) > MAX_REPEATS:
+        raise SubjectError(f"Responses have {len(ordered):,} repeats; expected at most {MAX_REPEATS:,}. Check --response-axes.")
+    for axis in ("stimulus", "voxel"):
+        if by_axis[axis] is not None:
+            check_unique(by_axis[axis], f"Responses ({label(source)}), {axis} ids")  # type: ignore[arg-type]
+    return ResponseTable(ordered, by_axis["stimulus"], by_axis["voxel"], axes, array.shape, array.dtype.name)
+
+
+def check_axes(axes: Sequence[str]) -> tuple[str, ...]:
+    """Names of axes in their order; raises SubjectError for an unknown, doubled or missing one."""
+    names = tuple(axes)
+    unknown = [name for name in names if name not in AXES]
+    if unknown:
+        raise SubjectError(f"Unknown axis {quoted(unknown[0])} in --response-axes; expected stimulus, voxel and perhaps repeat.")
+    if len(set(names)) != len(names) or not {"stimulus", "voxel"} <= set(names):
+        raise SubjectError(
+            f"--response-axes is {','.join(names) or 'empty'}; expected stimulus and voxel once each, repeat at most once."
+        )
+    return names
+
+
+def _ordered(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
+    """Axes in the order repeat, stimulus, voxel, as native floats that hold every given number exactly."""
+    if "repeat" not in axes:
+        array, axes = array[None], ("repeat", *axes)
+    moved = np.transpose(array, [axes.index(axis) for axis in AXES])
+    if array.dtype.kind in "iu":
+        largest = max(abs(int(moved.max())), abs(int(moved.min())))
+        if largest > 2**53:
+            raise SubjectError(f"Responses are integers up to {largest}; beyond 2**53 they cannot be floats. Scale them first.")
+        return np.ascontiguousarray(moved, dtype=np.float64)
+    return np.ascontiguousarray(moved, dtype=np.float32 if array.dtype.itemsize <= 4 else np.float64)
+
+
+def suggest_axes(table: ResponseTable, n_images: int) -> str:
+    """Advice where another reading of the axes would give as many stimuli as there are images; empty where none does."""
+    for order in itertools.permutations(table.axes):
+        if order != table.axes and table.given_shape[order.index("stimulus")] == n_images:
+            return f"did you mean --response-axes {','.join(order)}?"
+    return ""
+
+
+def lengths(shape: tuple[int, ...]) -> str:
+    """Return a shape as one reads it: `89 x 1,200`."""
+    return " x ".join(f"{length:,}" for length in shape)
+
+
+# --- CSV -------------------------------------------------------------------------------------------------------------
+
+
+def _read_csv(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Numbers of a CSV, ids of its rows and names of its columns (None: it has none)."""
+    what = f"Responses ({label(source)})"
+    header: list[str] | None = None
+    firsts: list[str] = []
+    rows: list[np.ndarray] = []
+    width = 0
+    for number, cells in enumerate(rows_of(source, what, MAX_TEXT_BYTES), start=1):
+        if number == 1:
+            width = len(cells)
+            if _is_header(cells):
+                header = cells
+                continue
+        if len(cells) != width:
+            raise SubjectError(f"{what}: row {number} has {len(cells):,} cells, row 1 has {width:,}; expected as many in each.")
+        firsts.append(cells[0])
+        rows.append(_numbers(cells[1:], f"{what}, row {number}", 2))
+    if not rows:
+        raise SubjectError(f"{what} hold no row of numbers; expected one row for each place of the first axis.")
+    has_ids = _are_ids(firsts, header)
+    table = np.stack(rows)
+    if not has_ids:
+        first = np.array([_numbers([cell], f"{what}, row {i}", 1) for i, cell in enumerate(firsts, 1 + (header is not None))])
+        table = np.concatenate([first, table], axis=1)
+    if not table.size:
+        raise SubjectError(f"{what} hold one column, of ids; expected numbers beside them. Check the separator (comma, ; or tab).")
+    columns = None if header is None else tuple(composed(cell) for cell in header[int(has_ids) :])
+    return table, tuple(composed(cell) for cell in firsts) if has_ids else None, columns
+
+
+def _is_header(cells: list[str]) -> bool:
+    return cells[0].lower() in ID_HEADERS or not all(_is_number(cell) for cell in cells[1:])
+
+
+def _are_ids(firsts: list[str], header: list[str] | None) -> bool:
+    return (header is not None and header[0].lower() in ID_HEADERS) or not all(_is_number(cell) for cell in firsts)
+
+
+def _is_number(cell: str) -> bool:
+    return cell.lower() in MISSING or NUMBER.fullmatch(cell) is not None
+
+
+def _numbers(cells: list[str], where: str, first_column: int) -> np.ndarray:
+    for column, cell in enumerate(cells, start=first_column):
+        if not _is_number(cell):
+            raise SubjectError(f"{where}, column {column} is {quoted(cell)}; expected a number with a decimal point. Correct it.")
+    return np.array([np.nan if cell.lower() in MISSING else float(cell) for cell in cells], dtype=np.float64)
+
+
+# --- checks and the average ------------------------------------------------------------------------------------------
+
+
+def refuse_infinite(table: ResponseTable) -> None:
+    """Refuse what no measurement gives, infinities and numbers beyond 1e30; raises SubjectError with how many, and the first."""
+    infinite = np.abs(table.repeats) > MAX_RESPONSE
+    if infinite.any():
+        repeat, stimulus, voxel = (int(i) for i in np.argwhere(infinite)[0])
+        raise SubjectError(
+            f"Responses hold {counted(int(infinite.sum()), 'value')} that are infinite or beyond {MAX_RESPONSE:g} "
+            f"(first: stimulus {stimulus}, voxel {voxel}, repeat {repeat}, counted from 0); expected finite numbers. Correct what computed them."
+        )
+
+
+def find_missing(table: ResponseTable) -> Bool[np.ndarray, "stimulus voxel"]:
+    """True where a voxel has no response to a stimulus in any repeat."""
+    return np.isnan(table.repeats).all(axis=0)
+
+
+def refuse_missing(missing: Bool[np.ndarray, "stimulus voxel"], ids: Sequence[str], n_repeats: int) -> None:
+    """Refuse responses with holes; raises SubjectError with how many stimuli and voxels they touch, and the first."""
+    if not missing.any():
+        return
+    stimulus, voxel = (int(i) for i in np.argwhere(missing)[0])
+    lacking = "are NaN" if n_repeats == 1 else "have no repeat at all"
+    raise SubjectError(
+        f"{int(missing.sum()):,} of {missing.size:,} responses {lacking}, in {int(missing.any(axis=1).sum()):,} of "
+        f"{missing.shape[0]:,} stimuli and {int(missing.any(axis=0).sum()):,} of {missing.shape[1]:,} voxels "
+        f"(first: stimulus {stimulus}, {plain(ids[stimulus])}, voxel {voxel}, counted from 0); give complete responses, or --drop-incomplete to drop "
+        "stimuli and voxels and be told which."
+    )
+
+
+def choose_dropped(
+    missing: Bool[np.ndarray, "stimulus voxel"],
+) -> tuple[Bool[np.ndarray, " stimulus"], Bool[np.ndarray, " voxel"]]:
+    """Stimuli and voxels to drop so that no response is missing.
+
+    First the stimuli that more than half of the voxels lack, then the voxels that still lack one.
+    """
+    stimuli = missing.mean(axis=1) > 0.5
+    return stimuli, missing[~stimuli].any(axis=0)
+
+
+def average_repeats(repeats: Float[np.ndarray, "repeat stimulus voxel"]) -> Float[np.ndarray, "stimulus voxel"]:
+    """Mean over the repeats that were shown, in float64: `values = sum(shown) / n_shown`; NaN where there was none."""
+    shown = ~np.isnan(repeats)
+    total = np.where(shown, repeats, 0).sum(axis=0, dtype=np.float64)
+    n_shown = shown.sum(axis=0)
+    return np.divide(total, n_shown, out=np.full(total.shape, np.nan), where=n_shown > 0)
+
+
+def find_constant(values: Float[np.ndarray, "stimulus voxel"]) -> Bool[np.ndarray, " voxel"]:
+    """True where a voxel does not vary, but for the rounding of an average."""
+    span = values.max(axis=0) - values.min(axis=0)
+    return span <= 1e-12 * np.abs(values).max(axis=0)
+
+
+def to_float32(values: Float[np.ndarray, "..."], sd: Float[np.ndarray, " voxel"], what: str) -> Float[np.ndarray, "..."]:
+    """The same numbers as float32, the precision of the store.
+
+    Raises SubjectError if that moves any by more than a thousandth of its voxel's SD (a large constant under small responses).
+    """
+    if values.dtype == np.float32:
+        return values
+    with np.errstate(over="ignore"):
+        stored = values.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        moved = np.nanmax(np.abs(stored - values) / sd, axis=tuple(range(values.ndim - 1)))
+    worst = int(np.argmax(moved))
+    if not moved[worst] <= MAX_ROUNDING:
+        raise SubjectError(
+            f"{what} of voxel {worst} (counted from 0) would move by {moved[worst]:.2g} SD as float32; expected at most "
+            f"{MAX_ROUNDING:g}. Subtract the voxel's mean, or scale it, first."
+        )
+    return stored
