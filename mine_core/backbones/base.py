@@ -1,7 +1,7 @@
 """What every backbone can do: images and texts to one joint space, and images to parts."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,27 +27,19 @@ class Embedding(NamedTuple):
     remainder: Float[np.ndarray, "image feature"]
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A vision-language model whose image embedding is an exact sum over patches.
 
-    One backbone may be shared by threads: it keeps no state of a call.
+    One backbone may be shared by threads: it keeps no state of a call. `spec` names it, with its grid, the width of the joint
+    space and a hash of its weights; `tokenizer(texts)` gives token ids; `device` is where it computes; `image_size` is the
+    side of the square it sees, in pixels.
     """
 
-    @property
-    def spec(self) -> BackboneSpec:
-        """Name, grid, width of the joint space, and hash of the weights."""
-
-    @property
-    def tokenizer(self) -> Callable[..., torch.Tensor]:
-        """Texts to token ids, as open_clip calls it."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square the model sees, in pixels."""
+    spec: BackboneSpec
+    tokenizer: Callable[..., torch.Tensor]
+    device: torch.device
+    image_size: int
 
     def preprocess(self, images: UInt8[np.ndarray, "image height width 3"]) -> Float[torch.Tensor, "image 3 side side"]:
         """Resize, crop centrally and normalise RGB images as this backbone was trained to see them."""
@@ -60,6 +52,9 @@ class Backbone(Protocol):
         cancelled: Cancelled | None = None,
     ) -> Embedding:
         """Joint-space embeddings of images and their parts; raises Cancelled when asked to stop."""
+
+    def pooled(self, pixels: Float[torch.Tensor, "image 3 side side"]) -> Float[torch.Tensor, "image feature"]:
+        """Embed preprocessed images, not L2-normalised, differentiable with respect to `pixels`."""
 
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "text feature"]:
         """Joint-space embeddings of texts, L2-normalised."""

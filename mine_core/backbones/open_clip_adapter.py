@@ -103,6 +103,11 @@ class OpenClipBackbone:
                 on_progress(rows.stop, len(images), "embedding images")
         return embedding
 
+    def pooled(self, pixels: Float[torch.Tensor, "image 3 side side"]) -> Float[torch.Tensor, "image feature"]:
+        """Embed preprocessed images, not L2-normalised, differentiable with respect to `pixels`."""
+        output = self._visual(pixels)
+        return output[0] if isinstance(output, tuple) else output
+
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "text feature"]:
         """Joint-space embeddings of texts, L2-normalised, float32.

@@ -59,6 +59,17 @@ def test_parts_sum_to_what_the_model_itself_computes(backbone, images):
     assert not np.allclose(np.linalg.norm(embedding.pooled, axis=1), 1, atol=0.1)  # not L2-normalised
 
 
+def test_the_differentiable_embedding_equals_the_stored_one_and_has_its_gradient(backbone, images):
+    pixels = backbone.preprocess(images[:2]).requires_grad_()
+    pooled = backbone.pooled(pixels)
+    np.testing.assert_allclose(pooled.detach().numpy(), backbone.embed(images[:2]).pooled, rtol=0, atol=2e-5)
+    direction = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(pooled[:, 3].sum(), pixels)
+    with torch.no_grad():
+        step = (backbone.pooled(pixels + 1e-2 * direction) - backbone.pooled(pixels - 1e-2 * direction))[:, 3].sum()
+    assert (gradient * direction).sum().item() == pytest.approx(step.item() / 2e-2, rel=0.02)
+
+
 def test_the_batch_size_does_not_matter(backbone, images):
     whole, single = backbone.embed(images, batch_size=7), backbone.embed(images, batch_size=1)
     for one, other in zip(whole, single, strict=True):
