@@ -136,11 +136,10 @@ def attributed_region(
         raise EncodingError(f"A share of {share:g} was asked for; give one above 0 and at most 1.")
     if not np.isfinite(values).all():
         raise EncodingError(f"{int((~np.isfinite(values)).sum())} of {values.size} patch values are not finite; refit the model.")
-    positive = np.maximum(np.asarray(values, np.float64), 0.0)
-    total = positive.sum()
-    if total == 0:
+    kept = strongest_patches(values, share)
+    if not kept.any():
         return np.zeros((height, width), bool)
-    kept = _without_fragments(_smallest_set(positive, share * total), positive)
+    kept = _without_fragments(kept, np.maximum(np.asarray(values, np.float64), 0.0))
     smooth = cv2.resize(kept.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     side = min(height / values.shape[0], width / values.shape[1])
     reach = 2 * round(MARGIN * side) + 1
@@ -148,13 +147,14 @@ def attributed_region(
     return cv2.dilate((smooth >= 0.5).astype(np.uint8), disc).astype(bool)
 
 
-def _smallest_set(positive: Float[np.ndarray, "row col"], wanted: float) -> Bool[np.ndarray, "row col"]:
+def strongest_patches(values: Float[np.ndarray, "row col"], share: float = 0.5) -> Bool[np.ndarray, "row col"]:
+    """Return the smallest set of patches that carries `share` of the positive attribution; empty if none is positive."""
+    positive = np.maximum(np.asarray(values, np.float64), 0.0)
     order = np.argsort(-positive, axis=None, kind="stable")
     reached = np.cumsum(positive.ravel()[order])
-    # the last sum may fall short of the total by rounding
-    n_kept = int(np.searchsorted(reached, min(wanted, reached[-1]))) + 1
     kept = np.zeros(positive.size, bool)
-    kept[order[:n_kept]] = True
+    if reached[-1] > 0:
+        kept[order[: int(np.searchsorted(reached, share * reached[-1])) + 1]] = True
     return kept.reshape(positive.shape)
 
 

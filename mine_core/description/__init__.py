@@ -1,0 +1,1 @@
+"""What drives a voxel, in words that are scored on stimuli that did not choose them."""
