@@ -88,9 +88,10 @@ def parse_vocabulary(table: Mapping[str, Any], source: str) -> Vocabulary:
     words, groups, phrases = [], [], []
     for group in table["group"]:
         _require_keys(group, GROUP_KEYS, f"{source}, group '{group.get('name')}'")
-        entries = group["words"] if isinstance(group["words"], dict) else {word: [word] for word in group["words"]}
+        given = group["words"]
+        entries = given.items() if isinstance(given, dict) else [(word, [word]) for word in given]
         own = _templates(group["templates"], source) if "templates" in group else templates
-        for word, said in entries.items():
+        for word, said in entries:
             words.append(word)
             groups.append(group["name"])
             phrases.append(tuple(template.format(phrase) for phrase in said for template in own))

@@ -293,16 +293,17 @@ def test_what_does_not_belong_together_is_refused(rng):
     model, responses = subject_of(rng.normal(size=(N_FEATURES, 3)), values)
     features = features_of(pooled)
 
-    def describe(features=features, responses=responses, train=np.arange(60), held_out=np.arange(60, 100)):
-        return describe_voxels(features, responses, model, vocabulary, train=train, held_out=held_out, rng=rng, n_permutations=99)
+    def describe(features=features, responses=responses, train=60, held_out=60):
+        splits = {"train": np.arange(train), "held_out": np.arange(held_out, 100)}
+        return describe_voxels(features, responses, model, vocabulary, **splits, rng=rng, n_permutations=99)
 
     swapped = Features(pooled, features.patches, pooled, features.stimulus_ids[::-1], SPEC)
     with pytest.raises(AlignmentError, match="ids differ"):
         describe(features=swapped)
     with pytest.raises(AlignmentError, match="10 stimuli are both"):
-        describe(train=np.arange(70))
+        describe(train=70)
     with pytest.raises(EncodingError, match="5 stimuli are held out"):
-        describe(held_out=np.arange(95, 100))
+        describe(held_out=95)
     values[70, 1] = np.nan
     with pytest.raises(EncodingError, match="not finite"):
         describe(responses=subject_of(model.coef, values)[1])
