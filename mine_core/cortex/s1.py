@@ -83,21 +83,26 @@ def s1_flatmap(cache_dir: Path) -> FlatMap:
 
 def s1_artifact(cache_dir: Path) -> Artifact:
     """The stored voxels and flatmap of S1; its key names the cortex that a subject is drawn on."""
-    recipe = Recipe(
+    return ArtifactStore(Path(cache_dir)).build(s1_recipe(), lambda directory: make_s1(cache_dir, directory))
+
+
+def s1_recipe() -> Recipe:
+    """What the stored voxels and flatmap of S1 are made of."""
+    return Recipe(
         kind="cortex",
         config={"subject": SUBJECT, "transform": TRANSFORM, "height": HEIGHT, "around_mm": AROUND_MM, "bridged_mm": BRIDGED_MM},
         inputs=(f"pycortex {library_versions(('pycortex',))['pycortex']}",),
         code=code_version("cortex"),
     )
 
-    def make(directory: Path) -> dict[str, int]:
-        projection = project(Path(cache_dir), SUBJECT, TRANSFORM, HEIGHT)
-        voxels = select_voxels(projection, REGIONS)
-        voxels.save(directory)
-        save_flatmap(build_flatmap(projection, voxels.index, regions=REGIONS, margin_mm=MARGIN_MM), directory)
-        return {"n_voxels": len(voxels.index), "n_hidden": int((~voxels.visible).sum())}
 
-    return ArtifactStore(Path(cache_dir)).build(recipe, make)
+def make_s1(cache_dir: Path, directory: Path) -> dict[str, int]:
+    """Write S1's voxels and flatmap into `directory`; pycortex works under `cache_dir`."""
+    projection = project(Path(cache_dir), SUBJECT, TRANSFORM, HEIGHT)
+    voxels = select_voxels(projection, REGIONS)
+    voxels.save(directory)
+    save_flatmap(build_flatmap(projection, voxels.index, regions=REGIONS, margin_mm=MARGIN_MM), directory)
+    return {"n_voxels": len(voxels.index), "n_hidden": int((~voxels.visible).sum())}
 
 
 def select_voxels(projection: Projection, regions: tuple[str, ...]) -> CortexVoxels:
