@@ -20,6 +20,7 @@ GRABCUT_ROUNDS = 2
 GRABCUT_SEED = 7  # OpenCV starts its colour clusters from a generator of the thread
 UNDECIDED_BAND = 0.6  # width of the band around the seed that may turn out to be object, in radii of the seed
 SURE_CORE = 0.6  # pixels deeper in the seed than this share of its greatest depth are taken for object
+INSIDE = 0.02  # share of the longer side by which the seed must reach beyond the cut to count as what is to go
 LEAST_OF_SEED, MOST_OF_SEED = 0.25, 3.0  # a cut outside these areas, relative to the seed, has not found the object
 
 
@@ -101,7 +102,7 @@ def object_mask(
 
     Raises
     ------
-    EditError : if the seed does not pass `check_mask`, or its grown form does not.
+    EditError : if the seed does not pass `check_mask`, or the margin is out of range.
 
     Notes
     -----
@@ -115,16 +116,16 @@ def object_mask(
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     small_seed = cv2.resize(seed_mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
     cut, reason = _cut(cv2.resize(image, size, interpolation=cv2.INTER_AREA), small_seed)
-    grow = max(1, round(margin * max(height, width)))
+    grow = round(margin * max(height, width))
     if not reason:
         large = cv2.resize(cut.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
-        found = ndimage.binary_fill_holes(_grown(large | _shrunk(seed_mask, grow), grow))
+        inside = _shrunk(seed_mask, max(1, round(INSIDE * max(height, width))))
+        found = ndimage.binary_fill_holes(_grown(large | inside, grow))
         if found.mean() <= LARGEST_SHARE:
             return ObjectMask(found, "grabcut", "")
         reason = f"the cut covers {found.mean():.0%} of the image"
     found = _grown(seed_mask, 2 * grow)
-    check_mask(image, found)
-    return ObjectMask(found, "dilated", reason)
+    return ObjectMask(found if found.mean() <= LARGEST_SHARE else seed_mask, "dilated", reason)
 
 
 def _cut(

@@ -1,0 +1,110 @@
+"""Finding exemplars: images that show a word clearly, and what of them to cut out."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mine_core.attribution.decomposition import attributed_region
+from mine_core.counterfactual.insertion import Exemplar, cut_out
+from mine_core.counterfactual.removal import object_mask
+from mine_core.errors import AlignmentError, EditError
+
+SHARE = 0.6  # of the word's attribution that the region to cut out must carry
+SMALLEST, LARGEST = 0.02, 0.4  # shares of the image that a cut-out may cover
+CANDIDATES = 24
+
+
+@dataclass(frozen=True)
+class WordView:
+    """The images that exemplars are taken from, and how the backbone sees them; rows of all parts are the same stimuli.
+
+    `mean_patches` is the mean over training stimuli; `patches` may be memory-mapped, of which only some rows are read.
+    """
+
+    stimulus_ids: tuple[str, ...]
+    images: UInt8[np.ndarray, "stimulus height width 3"]
+    pooled: Float[np.ndarray, "stimulus feature"]
+    patches: Float[np.ndarray, "stimulus patch feature"]
+    mean_patches: Float[np.ndarray, "patch feature"]
+    grid: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        counts = {len(part) for part in (self.stimulus_ids, self.images, self.pooled, self.patches)}
+        if len(counts) != 1:
+            raise AlignmentError(f"Ids, images, embeddings and patches are of {sorted(counts)} stimuli; give all of the same.")
+
+
+def word_attribution(view: WordView, stimulus: int, text: Float[np.ndarray, " feature"]) -> Float[np.ndarray, "row col"]:
+    """Patch contributions to an image's agreement with a text, beyond the average image: (patch - mean patch) . text."""
+    beyond = np.asarray(view.patches[stimulus], np.float32) - view.mean_patches
+    return (beyond @ text).reshape(view.grid)
+
+
+def find_exemplars(
+    word: str,
+    text: Float[np.ndarray, " feature"],
+    view: WordView,
+    *,
+    n: int = 3,
+    candidates: int = CANDIDATES,
+) -> tuple[Exemplar, ...]:
+    """Cut-outs of a word from the images that show it best.
+
+    Of the `candidates` images whose pooled embedding is nearest in angle to the text, those are kept whose region of the word
+    has borders that can be found and a size to work with, and of these the n with the largest
+
+    quality = (share of the word's attribution inside the cut-out) * (1 - share of its rim that the image's border cuts off).
+
+    Parameters
+    ----------
+    text : embedding of the word, of length 1.
+    view : training images; never the image that is to be edited, or it would be pasted into itself.
+
+    Returns
+    -------
+    Best first, `score` = quality; fewer than n where fewer pass.
+
+    Raises
+    ------
+    EditError : if no image passes.
+
+    Notes
+    -----
+    The attribution of the word chooses and cuts, so an exemplar is what the backbone takes the word for. Look at it.
+    """
+    nearness = view.pooled @ text / np.linalg.norm(view.pooled, axis=1)
+    found = []
+    for stimulus in np.argsort(-nearness, kind="stable")[:candidates]:
+        exemplar = _try(word, text, view, int(stimulus))
+        if exemplar is not None:
+            found.append(exemplar)
+    if not found:
+        raise EditError(
+            f"None of the {min(candidates, len(nearness))} images nearest to '{word}' shows it so that it can be cut out; "
+            "try another word, or cut one out by hand."
+        )
+    return tuple(sorted(found, key=lambda exemplar: -exemplar.score)[:n])
+
+
+def _try(word: str, text: Float[np.ndarray, " feature"], view: WordView, stimulus: int) -> Exemplar | None:
+    values = word_attribution(view, stimulus, text)
+    image = view.images[stimulus]
+    height, width = image.shape[:2]
+    seed = attributed_region(values, height, width, SHARE)
+    if not SMALLEST <= seed.mean() <= LARGEST:
+        return None
+    found = object_mask(image, seed, margin=0.0)
+    if found.method != "grabcut" or not SMALLEST <= found.mask.mean() <= LARGEST:
+        return None
+    positive = np.maximum(values, 0)
+    cells = found.mask.astype(np.float32)
+    inside = float((_per_patch(cells, view.grid) * positive).sum() / positive.sum())
+    border = np.concatenate([found.mask[0], found.mask[-1], found.mask[:, 0], found.mask[:, -1]]).sum()
+    cut_off = min(1.0, border / (4 * np.sqrt(found.mask.sum())))
+    return cut_out(word, image, found.mask, view.stimulus_ids[stimulus], inside * (1 - cut_off))
+
+
+def _per_patch(mask: Float[np.ndarray, "height width"], grid: tuple[int, int]) -> Float[np.ndarray, "row col"]:
+    return cv2.resize(mask, grid[::-1], interpolation=cv2.INTER_AREA)
