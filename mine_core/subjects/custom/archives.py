@@ -82,7 +82,8 @@ def gallery(source: Source) -> Iterator[Gallery]:
 
 def _gallery(entries: list[Entry], what: str) -> Gallery:
     hidden = [entry for entry in entries if _is_hidden(entry.name)]
-    images, others = [], []
+    images: list[Entry] = []
+    others: list[Entry] = []
     for entry in sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: entry.name):
         (images if _is_image(entry) else others).append(entry)
     if not images:
@@ -104,7 +105,7 @@ def _passed_over(hidden: list[Entry], others: list[Entry]) -> tuple[str, ...]:
         notes.append(f"{counted(len(archives), 'zip')} inside passed over, not opened ({listed(archives)}).")
     rest = [entry.name for entry in others if entry.name not in archives]
     if rest:
-        notes.append(f"{counted(len(rest), 'file')} that are no images passed over ({listed(rest)}).")
+        notes.append(f"{counted(len(rest), 'other file')} passed over ({listed(rest)}).")
     return tuple(notes)
 
 

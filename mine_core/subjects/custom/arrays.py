@@ -1,9 +1,10 @@
 """Numbers from an npy or an HDF5 file: the header is judged before anything is allocated, and no pickle is ever read."""
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
 import numpy as np
 
@@ -79,13 +80,13 @@ def _read_npy(source: Source, what: str) -> np.ndarray:
                 "It was cut off or changed: copy or save it again."
             )
         start = stream.tell()
-        order = "F" if fortran else "C"
+        order: Literal["F", "C"] = "F" if fortran else "C"
         if isinstance(source, bytes):
-            return np.ndarray(shape, dtype, buffer=source, offset=start, order=order)  # type: ignore[call-overload]
-        return np.memmap(source, dtype, mode="r", offset=start, shape=shape, order=order)  # type: ignore[call-overload]
+            return np.ndarray(shape, dtype, buffer=source, offset=start, order=order)
+        return np.memmap(source, dtype, mode="r", offset=start, shape=shape, order=order)
 
 
-def _npy_header(stream: BinaryIO, what: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _npy_header(stream: io.BufferedIOBase, what: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
         version = np.lib.format.read_magic(stream)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

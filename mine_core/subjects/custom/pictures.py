@@ -70,12 +70,12 @@ def read_stimulus(content: bytes, name: str) -> Stimulus:
     screen of the experiment cannot be known from the file.
     """
     with _loaded(content, name) as image:
-        turn = image.getexif().get(ORIENTATION, 1)
+        turn = _turn(image, name)
         if turn not in (0, 1):
             raise SubjectError(
                 f"Image {quoted(name)} has EXIF orientation {turn}; whether it was shown turned is not known. Save it upright."
             )
-        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
             raise SubjectError(
                 f"Image {quoted(name)} has transparent pixels; what was shown behind them is not known. Save it without."
             )
@@ -145,6 +145,11 @@ def _opened(content: bytes, name: str) -> Image.Image:
         raise SubjectError(f"Image {quoted(name)} {begins}; {EXPECTED}. Save it again.")
     try:
         image = Image.open(io.BytesIO(content), formats=[kind])
+    except Image.DecompressionBombError as error:
+        raise SubjectError(
+            f"Image {quoted(name)} announces far more than {MAX_PICTURE_PIXELS / 1e6:.0f} megapixels, the most that are read "
+            f"({reason(error)}). Save it smaller."
+        ) from error
     except Exception as error:  # decoders raise nearly anything on damaged bytes; each means the same to the user
         raise _damaged(name, kind, error) from error
     _check_shape(image, name)
@@ -190,6 +195,13 @@ def _loaded(content: bytes, name: str) -> Image.Image:
     return image
 
 
+def _turn(image: Image.Image, name: str) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception as error:  # as in _opened
+        raise _damaged(name, str(image.format), error) from error
+
+
 def _bits(image: Image.Image, content: bytes) -> int:
     """Bits a channel of the file: Pillow reads 16-bit colour as 8-bit without a word."""
     if image.format == "PNG":
@@ -204,8 +216,6 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if not profile:
         return image.convert("RGB")
     given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    if given.profile.profile_description and given.profile.profile_description.startswith("sRGB"):
-        return image.convert("RGB")
     colour = image.convert("L" if given.profile.xcolor_space.strip() == "GRAY" else "RGB")
     converted = ImageCms.profileToProfile(colour, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
     if converted is None:

@@ -24,8 +24,8 @@ def describe_import(subject: Subject) -> tuple[str, ...]:
     return (
         f"Subject '{subject.name}': {counted(len(subject.stimuli), 'stimulus', 'stimuli')} of {subject.stimuli.images.shape[1]} x "
         f"{subject.stimuli.images.shape[2]} pixels, {counted(len(subject.responses.voxels), 'voxel')}, no cortex.",
-        f"Read {counted(record['images']['n_images'], 'image')} from {record['images']['file']}, and responses from {answered['file']}: "
-        f"{lengths(tuple(answered['shape']))} {answered['dtype']}, read as {','.join(answered['axes'])}.",
+        f"Read {counted(record['images']['n_images'], 'image')} from {record['images']['file']}, and responses from "
+        f"{answered['file']}: {lengths(tuple(answered['shape']))} {answered['dtype']}, read as {','.join(answered['axes'])}.",
         record["matching"],
         f"Splits {record['splits']}: {len(subject.splits.train):,} training, {len(subject.splits.validation):,} validation, "
         f"{len(subject.splits.test):,} test stimuli.",
@@ -43,7 +43,8 @@ def _repeats(subject: Subject) -> str:
     if repeats is None:
         return "Repeats: none, one response a stimulus."
     shown = (~np.isnan(repeats)).sum(axis=0)
-    return f"Repeats: {shown.min()} to {shown.max()} a stimulus and voxel, median {np.median(shown):g}; averaged over those that were shown."
+    span = f"{shown.min()} to {shown.max()} a stimulus and voxel, median {np.median(shown):g}"
+    return f"Repeats: {span}; averaged over those that were shown."
 
 
 def _ceiling(subject: Subject) -> str:

@@ -76,7 +76,8 @@ def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None =
     if array.ndim != len(axes):
         raise SubjectError(
             f"Responses have {counted(array.ndim, 'axis', 'axes')} of length {lengths(array.shape)}, "
-            f"--response-axes names {len(axes)}: {','.join(axes)}. Name each axis once: stimulus, voxel and, if there is one, repeat."
+            f"--response-axes names {len(axes)}: {','.join(axes)}. "
+            "Name each axis once: stimulus, voxel and, if there is one, repeat."
         )
     by_axis = dict(zip(axes, names, strict=True))
     ordered = _ordered(array, axes)
@@ -189,7 +190,8 @@ def refuse_infinite(table: ResponseTable) -> None:
         repeat, stimulus, voxel = (int(i) for i in np.argwhere(infinite)[0])
         raise SubjectError(
             f"Responses hold {counted(int(infinite.sum()), 'value')} that are infinite or beyond {MAX_RESPONSE:g} "
-            f"(first: stimulus {stimulus}, voxel {voxel}, repeat {repeat}, counted from 0); expected finite numbers. Correct what computed them."
+            f"(first: stimulus {stimulus}, voxel {voxel}, repeat {repeat}, counted from 0); "
+            "expected finite numbers. Correct what computed them."
         )
 
 
@@ -207,8 +209,8 @@ def refuse_missing(missing: Bool[np.ndarray, "stimulus voxel"], ids: Sequence[st
     raise SubjectError(
         f"{int(missing.sum()):,} of {missing.size:,} responses {lacking}, in {int(missing.any(axis=1).sum()):,} of "
         f"{missing.shape[0]:,} stimuli and {int(missing.any(axis=0).sum()):,} of {missing.shape[1]:,} voxels "
-        f"(first: stimulus {stimulus}, {plain(ids[stimulus])}, voxel {voxel}, counted from 0); give complete responses, or --drop-incomplete to drop "
-        "stimuli and voxels and be told which."
+        f"(first: stimulus {stimulus}, {plain(ids[stimulus])}, voxel {voxel}, counted from 0); "
+        "give complete responses, or --drop-incomplete to drop stimuli and voxels and be told which."
     )
 
 

@@ -66,8 +66,8 @@ def keep_complete(table: ResponseTable, matching: Matching, drop: bool) -> Kept:
     if n_left < MIN_STIMULI:
         lost = f" after {int(stimuli.sum()):,} were dropped" if stimuli.any() else ""
         raise SubjectError(
-            f"There are {counted(n_left, 'stimulus', 'stimuli')}{lost}; expected at least {MIN_STIMULI} to fit and test an encoding "
-            "model. Give more (or check --response-axes)."
+            f"There are {counted(n_left, 'stimulus', 'stimuli')}{lost}; expected at least {MIN_STIMULI} to fit and test an "
+            "encoding model. Give more (or check --response-axes)."
         )
     _check_some_left(~voxels, dropped)
     return Kept(~stimuli, ~voxels, tuple(dropped))
@@ -91,8 +91,8 @@ def measure(table: ResponseTable, matching: Matching, kept: Kept, splits: Splits
             first = int(np.argmax(constant))
             raise SubjectError(
                 f"{int(constant.sum()):,} of {counted(len(constant), 'voxel')} do not vary over the {len(splits.train):,} training "
-                f"stimuli (first: voxel {positions[0]}, counted from 0, always {values[splits.train[0], first]:g}); leave them out, or "
-                "--drop-incomplete to drop them and be told which."
+                f"stimuli (first: voxel {positions[0]}, counted from 0, always {values[splits.train[0], first]:g}); "
+                "leave them out, or --drop-incomplete to drop them and be told which."
             )
         dropped.append(Dropped("voxel", "does not vary over the training stimuli", _voxel_labels(table, lost)))
         values, repeats = values[:, ~constant], repeats[:, :, ~constant]
@@ -100,7 +100,7 @@ def measure(table: ResponseTable, matching: Matching, kept: Kept, splits: Splits
         _check_some_left(kept.voxels, dropped)
     sd = values[splits.train].std(axis=0)
     stored = to_float32(values, sd, "The response")
-    notes = [*_repeat_notes(table), *_rounding_notes(values, stored, sd), *_quiet_notes(values, splits)]
+    notes = [*_axis_notes(table), *_rounding_notes(values, stored, sd), *_quiet_notes(values, splits)]
     single = len(repeats) == 1
     return Measured(stored, None if single else to_float32(repeats, sd, "A repeat"), kept, tuple(notes))
 
@@ -120,8 +120,13 @@ def _check_some_left(voxels: Bool[np.ndarray, " voxel"], dropped: list[Dropped])
         )
 
 
-def _repeat_notes(table: ResponseTable) -> list[str]:
-    return ["The repeat axis has length 1: kept as single responses."] if "repeat" in table.axes and len(table.repeats) == 1 else []
+def _axis_notes(table: ResponseTable) -> list[str]:
+    notes = []
+    if "repeat" in table.axes and len(table.repeats) == 1:
+        notes.append("The repeat axis has length 1: kept as single responses.")
+    if table.n_stimuli == table.n_voxels:
+        notes.append(f"There are {table.n_stimuli:,} stimuli and as many voxels: lengths cannot show that the axes were swapped.")
+    return notes
 
 
 def _rounding_notes(

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from mine_core.errors import SubjectError
 from mine_core.subjects.custom.limits import amount, plain, reason
@@ -56,7 +56,7 @@ def size_of(source: Source) -> int:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[BinaryIO]:
+def opened(source: Source) -> Iterator[io.BufferedIOBase]:
     """Open a regular file or an upload for reading; raises SubjectError where that is not possible."""
     size_of(source)
     if isinstance(source, bytes):

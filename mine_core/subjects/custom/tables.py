@@ -23,7 +23,7 @@ def rows_of(source: Source, what: str, limit: int = MAX_JSON_BYTES) -> Iterator[
     if kind_of(source) != "text":
         raise SubjectError(f"{label(source)} is {found(source)}. Expected {what} as CSV text in UTF-8.")
     with opened(source) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")  # type: ignore[type-var]
         try:
             first = text.readline()
             text.seek(0)

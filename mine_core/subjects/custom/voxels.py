@@ -61,8 +61,8 @@ def read_noise_ceiling(source: Source, n_voxels: int, dataset: str | None = None
     require_numbers(array.dtype, f"Noise ceilings ({label(source)})")
     if array.shape != (n_voxels,):
         raise SubjectError(
-            f"Noise ceilings ({label(source)}) have shape {plain(array.shape)}; expected ({n_voxels},), one per voxel of the responses. "
-            "Give all of them."
+            f"Noise ceilings ({label(source)}) have shape {plain(array.shape)}; expected ({n_voxels},), one per voxel of the "
+            "responses. Give all of them."
         )
     return np.array(array, dtype=np.float64)
 
