@@ -1,0 +1,223 @@
+"""One voxel: how far it can be trusted, what it wants, and what speaks against that."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mine_core.description.decoding import VoxelWords
+from mine_core.description.scoring import standardised
+from mine_core.description.vocabulary import Vocabulary
+from mine_core.errors import AlignmentError
+from mine_core.types import EncodingModel, EncodingScore, Features, Subject, VoxelProfile
+
+# Below either, nothing is said of a voxel.
+LEAST_R, LARGEST_Q = 0.15, 0.05
+# A voxel whose model reaches less than this share of the explainable variance is called weak; so is one below this r.
+WEAK_SHARE, WEAK_R = 0.25, 0.25
+# Words that come together this often in the stimuli are each other's company.
+COMPANY_R = 0.3
+N_EXEMPLARS, N_COUNTER = 6, 4
+# Counter-exemplars are looked for among this share of the stimuli, those that show most of the preferred word.
+LOOKALIKE_SHARE = 0.1
+
+
+def reliability(r: float, q: float, noise_ceiling: float) -> str:
+    """Say `unreliable`, `weak` or `reliable`.
+
+    Unreliable: held-out r below 0.15 or q above 0.05. Weak: r below 0.25, or r² below a quarter of the noise ceiling (the
+    share of variance that repeats could explain; not used where it is unknown, NaN).
+    """
+    if not (r >= LEAST_R and q <= LARGEST_Q):
+        return "unreliable"
+    short_of_ceiling = noise_ceiling > 0 and r**2 < WEAK_SHARE * noise_ceiling
+    return "weak" if r < WEAK_R or short_of_ceiling else "reliable"
+
+
+def withheld_text(r: float, q: float, n_test: int) -> str:
+    """Say why nothing is claimed of a voxel, with the numbers; empty if it is reliable enough."""
+    if q > LARGEST_Q or not np.isfinite(r):
+        return f"Withheld: held-out r = {r:.2f} (q = {q:.2g}) on {n_test} images is not above chance."
+    if r < LEAST_R:
+        return f"Withheld: held-out r = {r:.2f} (q = {q:.2g}) on {n_test} images is above chance but below {LEAST_R}."
+    return ""
+
+
+def profile_voxel(
+    voxel: int,
+    *,
+    subject: Subject,
+    features: Features,
+    model: EncodingModel,
+    score: EncodingScore,
+    vocabulary: Vocabulary,
+    words: VoxelWords,
+) -> VoxelProfile:
+    """Put together what is known of one voxel.
+
+    Exemplars are the stimuli of highest predicted response, over all splits. Counter-exemplars are lookalikes: among the
+    tenth of stimuli that show most of the best word (of the exemplars, where no word stands), those that predicted and
+    measured responses together put lowest. Caveats name what else could explain the words.
+
+    Parameters
+    ----------
+    voxel : 0-based.
+    features, model, score, words : of this subject and one backbone; `vocabulary` the one `words` were chosen from.
+
+    Returns
+    -------
+    A profile; where `withheld` is not empty, it holds no description, exemplars or caveats.
+
+    Raises
+    ------
+    AlignmentError : if there is no such voxel, or features and subject are of other stimuli.
+
+    Notes
+    -----
+    Exemplars rank *predicted* responses; a profile is correlational throughout. Only a counterfactual test tells a cause
+    from its company.
+    """
+    _require_voxel(voxel, subject, features)
+    r, q, ceiling = float(score.r[voxel]), float(score.q[voxel]), float(score.noise_ceiling[voxel])
+    withheld = withheld_text(r, q, score.n_test)
+    shown = _nothing() if withheld else _shown(voxel, subject, features, model, vocabulary, words, ceiling)
+    return VoxelProfile(
+        voxel=voxel,
+        regions=subject.responses.voxels.region_names(voxel),
+        r=r,
+        noise_ceiling=ceiling,
+        q=q,
+        reliability=reliability(r, q, ceiling),
+        withheld=withheld,
+        **shown,
+    )
+
+
+def _nothing() -> dict[str, Any]:
+    return {"description": None, "exemplars": (), "counter_exemplars": (), "caveats": ()}
+
+
+def _shown(
+    voxel: int,
+    subject: Subject,
+    features: Features,
+    model: EncodingModel,
+    vocabulary: Vocabulary,
+    words: VoxelWords,
+    ceiling: float,
+) -> dict[str, Any]:
+    predicted = np.asarray(features.pooled, np.float32) @ np.asarray(model.coef[:, voxel], np.float32)
+    exemplars = np.argsort(-predicted, kind="stable")[:N_EXEMPLARS]
+    return {
+        "description": words.description(voxel),
+        "exemplars": tuple(exemplars.tolist()),
+        "counter_exemplars": _counter_exemplars(voxel, subject, features, vocabulary, words, predicted, exemplars),
+        "caveats": _caveats(voxel, subject, features, vocabulary, words, ceiling),
+    }
+
+
+def sentence(profile: VoxelProfile) -> str:
+    """Write a profile as one plain sentence, always the same for the same profile."""
+    if profile.withheld:
+        return profile.withheld
+    place = f" in {' and '.join(profile.regions)}" if profile.regions else ""
+    measured = f"held-out r = {profile.r:.2f}, {profile.reliability}"
+    description = profile.description
+    if description is None or not description.phrases:
+        return f"Voxel {profile.voxel}{place} ({measured}): no word of the vocabulary goes with its responses beyond chance."
+    by_word = dict(zip(description.words, description.scores, strict=True))
+    told = [f"{phrase} ({by_word[phrase]:+.2f})" for phrase in description.phrases]
+    listed = told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+    return f"Voxel {profile.voxel}{place} ({measured}) answers more to images that show {listed}."
+
+
+def _counter_exemplars(
+    voxel: int,
+    subject: Subject,
+    features: Features,
+    vocabulary: Vocabulary,
+    words: VoxelWords,
+    predicted: Float[np.ndarray, " stimulus"],
+    exemplars: Int[np.ndarray, " exemplar"],
+) -> tuple[int, ...]:
+    pooled = np.asarray(features.pooled, np.float32)
+    standing = words.standing(voxel)
+    if standing:
+        likeness = pooled @ vocabulary.embedded()[standing[0]]
+    else:
+        centred = pooled - pooled.mean(axis=0)
+        likeness = centred @ centred[exemplars].mean(axis=0)
+        likeness[exemplars] = -np.inf  # an image is no lookalike of itself
+    n_alike = max(N_COUNTER, round(LOOKALIKE_SHARE * len(pooled)))
+    alike = np.argsort(-likeness, kind="stable")[:n_alike]
+    measured = np.asarray(subject.responses.values[:, voxel], np.float64)
+    both = standardised(np.stack([predicted.astype(np.float64), measured], axis=1)).sum(axis=1)
+    return tuple(alike[np.argsort(both[alike], kind="stable")[:N_COUNTER]].tolist())
+
+
+def _caveats(
+    voxel: int, subject: Subject, features: Features, vocabulary: Vocabulary, words: VoxelWords, ceiling: float
+) -> tuple[str, ...]:
+    found = list(usual_company(voxel, subject, features, vocabulary, words))
+    if np.isfinite(ceiling) and ceiling < 0.1:
+        found.append(f"Its repeats agree little (noise ceiling {ceiling:.2f}): numbers on this voxel move from sample to sample.")
+    if not words.passes[voxel].any():
+        found.append("No word passes its null: look at the images, and add words of your own.")
+    return tuple(found)
+
+
+def usual_company(voxel: int, subject: Subject, features: Features, vocabulary: Vocabulary, words: VoxelWords) -> tuple[str, ...]:
+    """Name pairs of passing words that come together in the stimuli, and which of the two the responses go with.
+
+    For words a, b whose scores correlate above 0.3 over all stimuli: partial correlations of each with the measured
+    held-out responses, the other held constant. A word that keeps less than half of its correlation, while the other
+    keeps more than half, is its usual company; where both lose, the two cannot be told apart.
+
+    A partial correlation removes only what the backbone's word score knows of the other word.
+    """
+    passing = words.candidates[voxel][words.passes[voxel]].tolist()
+    held_out = np.concatenate([subject.splits.validation, subject.splits.test])
+    pooled = np.asarray(features.pooled, np.float32)
+    scores = pooled @ vocabulary.embedded()[passing].T
+    likeness = standardised(scores).T @ standardised(scores)
+    answers = standardised(np.asarray(subject.responses.values[held_out][:, [voxel]], np.float32))
+    alone = (standardised(scores[held_out]).T @ answers)[:, 0]
+    together = standardised(scores[held_out]).T @ standardised(scores[held_out])
+    found = []
+    for i in range(len(passing)):
+        for j in range(i + 1, len(passing)):
+            if likeness[i, j] > COMPANY_R:
+                names = [vocabulary.words[passing[i]], vocabulary.words[passing[j]]]
+                found.append(_company(names, alone[[i, j]], float(together[i, j]), float(likeness[i, j])))
+    return tuple(text for text in found if text)
+
+
+def _company(names: Sequence[str], alone: Float[np.ndarray, " two"], together: float, likeness: float) -> str:
+    """Tell one pair of words apart, or say that it cannot be done; empty if each keeps its own."""
+    own = alone - alone[::-1] * together
+    partial = own / np.sqrt((1 - alone[::-1] ** 2) * max(1 - together**2, 1e-9))
+    lost = partial < 0.5 * alone
+    if lost.all():
+        return (
+            f"'{names[0]}' and '{names[1]}' come together in these images (r = {likeness:.2f}) and the responses do not tell "
+            f"them apart: '{names[0]}' is also explained by its usual company, '{names[1]}'."
+        )
+    if not lost.any():
+        return ""
+    company, cause = (0, 1) if lost[0] else (1, 0)
+    return (
+        f"'{names[company]}' is also explained by its usual company, '{names[cause]}': with that held constant its correlation "
+        f"falls from {alone[company]:.2f} to {partial[company]:.2f}."
+    )
+
+
+def _require_voxel(voxel: int, subject: Subject, features: Features) -> None:
+    n_voxels = len(subject.responses.voxels)
+    if not 0 <= voxel < n_voxels:
+        raise AlignmentError(f"Voxel {voxel} was asked for; this subject has voxels 0 to {n_voxels - 1}.")
+    if features.stimulus_ids != subject.stimuli.ids:
+        raise AlignmentError(
+            f"Features are of {len(features.stimulus_ids)} stimuli and the subject saw {len(subject.stimuli)}, with other ids; "
+            "extract the features of this subject's stimuli."
+        )
