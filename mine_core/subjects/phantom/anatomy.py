@@ -137,13 +137,13 @@ def early_receptive_fields(
 
     u gives the polar angle, v the eccentricity, sparser towards the periphery as in cortex (the complex logarithm of
     Schwartz 1977, 10.1007/BF01885636): angle = -u π/2 from the horizontal meridian of the opposite half-field,
-    eccentricity = 0.5 (e^(2.5 v) - 1) / (e^2.5 - 1). Where u and v are unknown they are smooth random fields.
+    eccentricity = 0.5 (e^(1.5 v) - 1) / (e^1.5 - 1). Where u and v are unknown they are smooth random fields.
     """
     drawn = [ranks(smooth_field(cortex.positions, length_mm=PATCH_MM, rng=rng)) for _ in range(2)]
     unknown = np.isnan(cortex.retinotopic)
     u, v = np.where(unknown, np.stack([2 * drawn[0] - 1, drawn[1]], axis=1), cortex.retinotopic).T
     angle = -u * np.pi / 2
-    eccentricity = 0.5 * np.expm1(2.5 * v) / np.expm1(2.5)
+    eccentricity = 0.5 * np.expm1(1.5 * v) / np.expm1(1.5)
     scatter = rng.normal(scale=0.015, size=(len(cortex), 2))
     side = np.where(cortex.left, 1.0, -1.0)
     x = 0.5 + side * eccentricity * np.cos(angle) + scatter[:, 0]
