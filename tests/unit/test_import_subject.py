@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mine_core.artifacts import canonical_json
 from mine_core.errors import Cancelled, MineError, SubjectError
 from mine_core.subjects.custom import describe_import, import_subject, read_images, read_photograph, read_responses
 from mine_core.subjects.custom.tables import read_captions
@@ -124,6 +125,33 @@ def test_the_same_files_and_seed_give_the_same_subject(images: bytes, responses:
     np.testing.assert_array_equal(first.splits.test, again.splits.test)
     assert first.provenance == again.provenance != other.provenance
     assert not np.array_equal(first.splits.test, other.splits.test)
+
+
+def test_whatever_changes_the_subject_changes_its_provenance(images: bytes, responses: np.ndarray) -> None:
+    """The store keeps a subject under its provenance: a difference that it did not name would give a stale subject."""
+    ids = "\n".join(f"im{i:02d}" for i in range(N_STIMULI)).encode()
+    parts = [
+        Splits(np.arange(40), np.arange(40, 50), np.arange(50, 60)),
+        Splits(np.arange(20, 60), np.arange(10), np.arange(10, 20)),
+    ]
+    variants: list[dict[str, object]] = [
+        {},
+        {"seed": 1},
+        {"size": 20},
+        {"units": "spikes"},
+        {"stimulus_ids": ids},
+        {"splits": parts[0]},
+        {"splits": parts[1]},
+        {"regions": b"voxel,region\n0,V1\n"},
+        {"regions": b"voxel,region\n1,V1\n"},
+        {"noise_ceiling": npy(np.full(N_VOXELS, 0.5))},
+        {"noise_ceiling": npy(np.full(N_VOXELS, 0.6))},
+        {"captions": b"stimulus,caption\nim00,A.\n"},
+        {"captions": b"stimulus,caption\nim00,B.\n"},
+    ]
+    made = [import_subject("a", images, npy(responses), ("stimulus", "voxel"), **options) for options in variants]
+    made.append(import_subject("a", images, npy(responses + 1), ("stimulus", "voxel")))
+    assert len({canonical_json(dict(subject.provenance)) for subject in made}) == len(made)
 
 
 def test_responses_with_ids_stay_in_their_order(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from mine_core.artifacts import hash_array, hash_text
 from mine_core.errors import SubjectError
 from mine_core.subjects.custom.images import Progress, list_images, never, read_images, silent
 from mine_core.subjects.custom.limits import composed, counted, listed, quoted
@@ -79,7 +80,8 @@ def import_subject(
     Returns
     -------
     Subject : of kind `custom`, cortex empty, voxels without a place in a volume, in the order of the responses. Values are
-        float32 means over the repeats that were shown. `provenance["import"]` holds what `describe_import` says.
+        float32 means over the repeats that were shown. `provenance["import"]` holds what `describe_import` says, and
+        whatever the subject depends on: two imports of equal provenance are equal.
 
     Raises
     ------
@@ -100,9 +102,21 @@ def import_subject(
     pictures = _picked_images(read.images, matching.image_rows[kept.stimuli])
     parts, group_notes = _split(pictures, picked(matching.ids, kept.stimuli), beside.splits, kept, seed)
     measured = measure(table, matching, kept, parts, drop_incomplete)
+    settings = {"size": size, "seed": seed, "units": units, "drop_incomplete": drop_incomplete, "image_order": image_order}
+    tables = {"stimulus_ids": stimulus_ids, "regions": regions, "noise_ceiling": noise_ceiling, "captions": captions}
     record = {
-        "images": {"file": label(images), "sha256": fingerprint(images), "n_images": len(image_ids)},
-        "responses": {"file": label(responses), "sha256": fingerprint(responses), **_described(table)},
+        "images": {"file": label(images), "sha256": fingerprint(images), "dataset": image_dataset, "n_images": len(image_ids)},
+        "responses": {
+            "file": label(responses),
+            "sha256": fingerprint(responses),
+            "dataset": response_dataset,
+            "shape": list(table.given_shape),
+            "dtype": table.given_dtype,
+            "axes": list(table.axes),
+        },
+        "settings": settings,
+        "tables": {what: None if source is None else fingerprint(source) for what, source in tables.items()},
+        "given_splits": _split_fingerprint(splits),
         "matching": matching.note,
         "splits": "given" if beside.splits is not None else f"drawn by image with seed {seed}",
         "notes": [*read.notes, *beside.notes, *group_notes, *measured.notes],
@@ -186,8 +200,10 @@ def _split(
     return splits, [f"{counted(n_twins, 'image')} pixel for pixel like another; they share its split."] if n_twins else []
 
 
-def _described(table: ResponseTable) -> dict[str, Any]:
-    return {"shape": list(table.given_shape), "dtype": table.given_dtype, "axes": list(table.axes)}
+def _split_fingerprint(splits: Splits | Source | None) -> str | None:
+    if isinstance(splits, Splits):
+        return hash_text(*(hash_array(part) for part in (splits.train, splits.validation, splits.test)))
+    return None if splits is None else fingerprint(splits)
 
 
 def _left(table: ResponseTable, kept: Kept) -> dict[str, Any]:
