@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from mine_core.artifacts import canonical_json, write_text
-from mine_core.backbones.base import Backbone, Cancelled, Embedding, Progress, image_batches
-from mine_core.errors import AlignmentError, ArtifactError, BackboneError
-from mine_core.errors import Cancelled as CancelledError
-from mine_core.types import BackboneSpec, Features, StimulusSet
+from mine_core.backbones.base import Backbone, Embedding, image_batches
+from mine_core.errors import AlignmentError, ArtifactError, BackboneError, Cancelled
+from mine_core.types import BackboneSpec, Features, IsCancelled, OnProgress, StimulusSet
 
 RECORD = "features.json"
 FORMAT = 1
@@ -28,8 +27,8 @@ def extract_features(
     stimuli: StimulusSet,
     backbone: Backbone,
     directory: Path,
-    on_progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    on_progress: OnProgress | None = None,
+    cancelled: IsCancelled | None = None,
     *,
     batch_size: int = 32,
 ) -> Features:
@@ -55,7 +54,7 @@ def extract_features(
     with _arrays_in_the_making(directory, {name: (len(stimuli), *shape) for name, shape in shapes.items()}) as arrays:
         for rows in image_batches(len(stimuli), batch_size):
             if cancelled is not None and cancelled():
-                raise CancelledError(f"Stopped after {rows.start} of {len(stimuli)} stimuli; nothing was kept.")
+                raise Cancelled(f"Stopped after {rows.start} of {len(stimuli)} stimuli; nothing was kept.")
             _store(arrays, rows, backbone.embed(stimuli.images[rows], batch_size=batch_size))
             if on_progress is not None:
                 on_progress(rows.stop, len(stimuli), "embedding stimuli")

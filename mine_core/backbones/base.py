@@ -7,13 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from mine_core.types import BackboneSpec
-
-Progress = Callable[[int, int, str], None]
-"""`on_progress(done, total, message)`, called after each batch."""
-
-Cancelled = Callable[[], bool]
-"""`cancelled()` is True once the work should stop."""
+from mine_core.types import BackboneSpec, IsCancelled, OnProgress
 
 
 class Embedding(NamedTuple):
@@ -48,8 +42,8 @@ class Backbone(Protocol):
         self,
         images: UInt8[np.ndarray, "image height width 3"],
         batch_size: int = 32,
-        on_progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        on_progress: OnProgress | None = None,
+        cancelled: IsCancelled | None = None,
     ) -> Embedding:
         """Joint-space embeddings of images and their parts; raises Cancelled when asked to stop."""
 

@@ -10,12 +10,11 @@ from jaxtyping import Float, UInt8
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
-from mine_core.backbones.base import Cancelled, Embedding, Progress, image_batches
+from mine_core.backbones.base import Embedding, image_batches
 from mine_core.backbones.captioning import greedy_captions
 from mine_core.backbones.decomposition import decompose, require_additive
-from mine_core.errors import BackboneError
-from mine_core.errors import Cancelled as CancelledError
-from mine_core.types import BackboneSpec
+from mine_core.errors import BackboneError, Cancelled
+from mine_core.types import BackboneSpec, IsCancelled, OnProgress
 
 ImageTransform = Callable[[UInt8[np.ndarray, "height width 3"]], Float[torch.Tensor, "3 side side"]]
 
@@ -75,8 +74,8 @@ class OpenClipBackbone:
         self,
         images: UInt8[np.ndarray, "image height width 3"],
         batch_size: int = 32,
-        on_progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        on_progress: OnProgress | None = None,
+        cancelled: IsCancelled | None = None,
     ) -> Embedding:
         """Joint-space embeddings of images, not L2-normalised, and their parts over patches.
 
@@ -95,7 +94,7 @@ class OpenClipBackbone:
         )
         for rows in image_batches(len(images), batch_size):
             if cancelled is not None and cancelled():
-                raise CancelledError(f"Stopped after {rows.start} of {len(images)} images; start again to embed them all.")
+                raise Cancelled(f"Stopped after {rows.start} of {len(images)} images; start again to embed them all.")
             parts = decompose(self._visual, self._to_model(images[rows]))
             for kept, part in zip(embedding, parts, strict=True):
                 kept[rows] = part.float().cpu().numpy()

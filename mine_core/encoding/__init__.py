@@ -1,0 +1,1 @@
+"""From features to predicted responses: ridge encoders and their held-out scores."""

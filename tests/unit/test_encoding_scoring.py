@@ -1,0 +1,230 @@
+"""Scores equal scikit-learn's, nulls are null, and planted noise ceilings are recovered."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import kstest, pearsonr
+from sklearn.metrics import r2_score
+
+from mine_core.encoding.ridge import fit_ridge
+from mine_core.encoding.scoring import (
+    VOXELS_PER_BLOCK,
+    ncsnr_from_repeats,
+    noise_ceiling_from_repeats,
+    normalised_accuracy,
+    pearson_with_p,
+    score,
+)
+from mine_core.errors import AlignmentError, EncodingError
+from mine_core.types import BackboneSpec, EncodingModel, EncodingScore, Features, Responses, Splits, VoxelIndex
+
+
+def a_subject(rng: np.random.Generator, n: int = 300, d: int = 12, v: int = 40) -> tuple[Features, Responses, Splits]:
+    """Half of the voxels are linear in the features with noise, half are noise; three repeats of every stimulus."""
+    pooled = rng.normal(size=(n, d)).astype(np.float32)
+    weights = rng.normal(size=(d, v)) * (np.arange(v) < v // 2)
+    repeats = (pooled @ weights + 3 * rng.normal(size=(3, n, v))).astype(np.float32)
+    ids = tuple(map(str, range(n)))
+    voxels = VoxelIndex("s", np.arange(v), (v,), (), np.zeros((0, v), bool))
+    features = Features(pooled, pooled[:, None], np.zeros_like(pooled), ids, BackboneSpec("b", (1, 1), d, "hash", "none"))
+    responses = Responses(repeats.mean(0), repeats, ids, voxels, "z")
+    return features, responses, Splits(np.arange(n // 2), np.arange(0), np.arange(n // 2, n))
+
+
+def fit_and_score(rng: np.random.Generator, subject: tuple[Features, Responses, Splits]) -> tuple[EncodingModel, EncodingScore]:
+    features, responses, splits = subject
+    model = fit_ridge(features, responses, splits)
+    return model, score(model, features, responses, splits.test, 200, rng)
+
+
+def test_scores_equal_scikit_learn_and_scipy(rng):
+    subject = features, responses, splits = a_subject(rng)
+    model, scored = fit_and_score(rng, subject)
+    predicted, measured = model.predict(features.pooled[splits.test]), responses.values[splits.test]
+    np.testing.assert_allclose(scored.r2, r2_score(measured, predicted, multioutput="raw_values"), atol=1e-6)
+    expected = [pearsonr(*pair)[0] for pair in zip(predicted.T, measured.T, strict=True)]
+    np.testing.assert_allclose(scored.r, expected, atol=1e-6)
+    assert (scored.n_test, scored.n_permutations) == (150, 200)
+
+
+def test_planted_voxels_are_called_and_null_voxels_are_not(rng):
+    _, scored = fit_and_score(rng, a_subject(rng, v=200))
+    assert (scored.q[:100] < 0.05).all()
+    assert (scored.q[100:] < 0.05).mean() <= 0.05
+    assert scored.r2[100:].mean() < 0.01
+    assert scored.p.min() == pytest.approx(1 / 201)
+
+
+def test_without_an_effect_p_is_uniform_and_almost_nothing_is_called(rng):
+    features, responses, splits = a_subject(rng, v=400)
+    order = rng.permutation(300)
+    null = replace(responses, values=responses.values[order], repeats=None)
+    _, scored = fit_and_score(rng, (features, null, splits))
+    # voxels share stimuli and features, so p is uniform in law but not independent: a wide bar, that a bias would cross
+    assert kstest(scored.p, "uniform").statistic < 0.2
+    assert (scored.q < 0.05).mean() <= 0.05
+
+
+def test_p_equals_counting_over_all_orders_by_hand(rng):
+    predicted, measured = rng.normal(size=(8, 3)), rng.normal(size=(8, 3))
+    predicted[:, 2] = measured[:, 2] + 0.3 * rng.normal(size=8)
+    _, p = pearson_with_p(predicted, measured, 300, np.random.default_rng(4))
+    same = np.random.default_rng(4)
+    orders = [same.permutation(8) for _ in range(300)]
+    for voxel in range(3):
+        observed = np.corrcoef(predicted[:, voxel], measured[:, voxel])[0, 1]
+        null = [np.corrcoef(predicted[order, voxel], measured[:, voxel])[0, 1] for order in orders]
+        assert p[voxel] == pytest.approx((1 + sum(value >= observed - 1e-6 for value in null)) / 301)
+
+
+def test_p_approaches_the_exact_permutation_distribution(rng):
+    predicted = np.array([[0.0], [0.1], [1.0], [1.0], [0.1], [1.0]])  # orders that tie with the observed one count
+    measured = rng.normal(size=(6, 1)) + predicted
+    observed = np.corrcoef(predicted[:, 0], measured[:, 0])[0, 1]
+    every = [np.corrcoef(predicted[list(order), 0], measured[:, 0])[0, 1] for order in itertools.permutations(range(6))]
+    _, p = pearson_with_p(predicted, measured, 8000, rng)
+    exact = np.mean(np.array(every) >= observed - 1e-9)
+    assert p[0] == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 8000) + 2e-4)
+
+
+def test_a_perfect_prediction_ties_only_with_itself(rng):
+    measured = rng.normal(size=(50, 2)) * [1, 1e4]
+    r, p = pearson_with_p(measured * 3 + 1, measured, 99, rng)
+    np.testing.assert_allclose(r, 1)
+    np.testing.assert_allclose(p, 0.01)
+
+
+def test_voxel_order_and_blocks_do_not_matter(rng):
+    predicted = rng.normal(size=(30, VOXELS_PER_BLOCK + 50))
+    measured = predicted * 0.2 + rng.normal(size=predicted.shape)
+    order = rng.permutation(predicted.shape[1])
+    r, p = pearson_with_p(predicted, measured, 150, np.random.default_rng(0))
+    shuffled_r, shuffled_p = pearson_with_p(predicted[:, order], measured[:, order], 150, np.random.default_rng(0))
+    np.testing.assert_allclose(shuffled_r, r[order])
+    np.testing.assert_array_equal(shuffled_p, p[order])
+
+
+def simulated(rng: np.random.Generator, ncsnr: np.ndarray, n_stimuli: int, n_repeats: int) -> np.ndarray:
+    signal = ncsnr * rng.normal(size=(n_stimuli, len(ncsnr)))
+    return 5 + 2 * (signal + rng.normal(size=(n_repeats, n_stimuli, len(ncsnr))))
+
+
+def test_a_planted_noise_ceiling_is_recovered(rng):
+    ncsnr = np.repeat([0.3, 0.6, 1.2], 20)
+    repeats = simulated(rng, ncsnr, 4000, 3)
+    found, ceiling, expected = ncsnr_from_repeats(repeats), noise_ceiling_from_repeats(repeats), ncsnr**2 / (ncsnr**2 + 1 / 3)
+    np.testing.assert_allclose(found, ncsnr, atol=0.08)
+    np.testing.assert_allclose(ceiling, expected, atol=0.08)
+    np.testing.assert_allclose(found.reshape(3, 20).mean(1), [0.3, 0.6, 1.2], atol=0.015)
+    np.testing.assert_allclose(ceiling.reshape(3, 20).mean(1), expected[::20], atol=0.015)
+
+
+def test_the_ceiling_is_what_a_perfect_model_reaches_also_with_uneven_repeats(rng):
+    signal = 0.7 * rng.normal(size=(6000, 30))
+    repeats = signal + rng.normal(size=(3, 6000, 30))
+    repeats[2, 2000:] = np.nan
+    repeats[1, 4000:] = np.nan  # 2,000 stimuli each of 3, 2 and 1 repeats
+    measured = np.nanmean(repeats, axis=0)
+    ceiling = noise_ceiling_from_repeats(repeats)
+    np.testing.assert_allclose(ceiling, 0.49 / (0.49 + (1 / 3 + 1 / 2 + 1) / 3), atol=0.05)
+    reached = r2_score(measured, signal, multioutput="raw_values")
+    assert abs(ceiling.mean() - reached.mean()) < 0.01
+
+
+def test_without_signal_the_ceiling_is_near_zero(rng):
+    ceiling = noise_ceiling_from_repeats(simulated(rng, np.zeros(50), 2000, 3))
+    assert ceiling.min() >= 0 and ceiling.mean() < 0.04  # not 0: a negative signal variance counts as 0
+
+
+def in_loops(repeats: np.ndarray) -> float:
+    """Noise ceiling of one voxel, one stimulus at a time."""
+    shown = [row[np.isfinite(row)] for row in repeats.T]
+    noise = np.mean([row.var(ddof=1) for row in shown if len(row) > 1])
+    signal = max(np.concatenate(shown).var(ddof=1) - noise, 0)
+    inverse = np.mean([1 / len(row) for row in shown if len(row)])
+    return (signal / noise) / (signal / noise + inverse)
+
+
+def test_uneven_ceilings_equal_a_plain_computation(rng):
+    repeats = simulated(rng, np.array([0.2, 0.5, 1.0]), 60, 5)
+    repeats[rng.uniform(size=repeats.shape) < 0.4] = np.nan
+    expected = [in_loops(repeats[:, :, voxel]) for voxel in range(3)]
+    np.testing.assert_allclose(noise_ceiling_from_repeats(repeats), expected, rtol=1e-10)
+
+
+def test_ceilings_of_a_real_recording_with_missing_repeats(real: Path):
+    by_unit = np.load(real / "v4_210325_repeats" / "responses_210325.npy", allow_pickle=False)
+    ceiling = noise_ceiling_from_repeats(by_unit.transpose(2, 1, 0))
+    assert np.isnan(by_unit).any()
+    np.testing.assert_allclose(ceiling, [in_loops(unit.T) for unit in by_unit], rtol=1e-9)
+    halves = np.nanmean(by_unit[:, :, 0::2], axis=2), np.nanmean(by_unit[:, :, 1::2], axis=2)
+    split_half = np.array([np.corrcoef(one, other)[0, 1] for one, other in zip(*halves, strict=True)])
+    # the reliability of halves, stepped up to the whole, is another estimate of the same share of variance
+    assert np.abs(ceiling - 2 * split_half / (1 + split_half)).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda repeats: repeats[:1], "none shown twice .*voxel 0"),
+        (lambda repeats: repeats[:, :1], "fewer than 2 stimuli"),
+        (lambda repeats: np.repeat(repeats[:1], 3, axis=0), "answer every repeat alike"),
+        (lambda repeats: np.where(repeats > 7, np.inf, repeats), "infinite values"),
+    ],
+)
+def test_repeats_without_a_ceiling_are_refused(rng, change, words):
+    with pytest.raises(EncodingError, match=words):
+        noise_ceiling_from_repeats(change(simulated(rng, np.full(4, 0.5), 50, 3)))
+
+
+def test_normalised_accuracy_is_the_mean_share_of_the_ceiling():
+    r2, ceiling = np.array([0.1, 0.2, 0.5, -0.1, 0.3]), np.array([0.2, 0.8, 0.05, 0.1, np.nan])
+    assert normalised_accuracy(r2, ceiling) == pytest.approx(np.mean([0.5, 0.25, -1.0]))
+    assert normalised_accuracy(r2, ceiling, floor=0.5) == pytest.approx(0.25)
+    with pytest.raises(EncodingError, match=r"No voxel of 5 has a noise ceiling of 0.9 or more \(the highest is 0.800\)"):
+        normalised_accuracy(r2, ceiling, floor=0.9)
+    with pytest.raises(EncodingError, match="none is known"):
+        normalised_accuracy(r2, np.full(5, np.nan))
+    with pytest.raises(EncodingError, match="floor of 0"):
+        normalised_accuracy(r2, ceiling, floor=0.0)
+
+
+def test_the_ceiling_comes_from_test_repeats_is_given_or_is_unknown(rng):
+    subject = features, responses, splits = a_subject(rng)
+    model, scored = fit_and_score(rng, subject)
+    np.testing.assert_allclose(scored.noise_ceiling, noise_ceiling_from_repeats(responses.repeats[:, splits.test]))
+    given = np.linspace(0, 1, 40)
+    np.testing.assert_array_equal(score(model, features, responses, splits.test, 9, rng, given).noise_ceiling, given)
+    unknown = score(model, features, replace(responses, repeats=None), splits.test, 9, rng)
+    assert np.isnan(unknown.noise_ceiling).all()
+
+
+def test_what_does_not_belong_to_the_model_is_refused(rng):
+    subject = features, responses, splits = a_subject(rng)
+    model, _ = fit_and_score(rng, subject)
+    other = replace(features, backbone=replace(features.backbone, weights_hash="another"))
+    with pytest.raises(AlignmentError, match=r"backbone 'b' \(weights hash\), the features come from 'b' \(weights another\)"):
+        score(model, other, responses, splits.test, 9, rng)
+    index = replace(responses.voxels, flat_index=responses.voxels.flat_index[::-1].copy())
+    with pytest.raises(AlignmentError, match="40 voxels of 's'"):
+        score(model, features, replace(responses, voxels=index), splits.test, 9, rng)
+    with pytest.raises(AlignmentError, match="2 stimuli; at least 3"):
+        score(model, features, responses, splits.test[:2], 9, rng)
+    with pytest.raises(EncodingError, match="0 permutations"):
+        score(model, features, responses, splits.test, 0, rng)
+
+
+def test_test_responses_that_cannot_be_scored_are_refused(rng):
+    subject = features, responses, splits = a_subject(rng)
+    model, _ = fit_and_score(rng, subject)
+    values = responses.values.copy()
+    values[splits.test[4], 7] = np.nan
+    with pytest.raises(EncodingError, match=r"Test responses have 1 values .*voxel 7"):
+        score(model, features, replace(responses, values=values), splits.test, 9, rng)
+    values = responses.values.copy()
+    values[splits.test, 3] = 0.5
+    with pytest.raises(EncodingError, match=r"Test responses of 1 voxels do not vary over 150 stimuli \(first: voxel 3\)"):
+        score(model, features, replace(responses, values=values), splits.test, 9, rng)
