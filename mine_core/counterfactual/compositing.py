@@ -43,3 +43,13 @@ def match_light(
     around = cv2.cvtColor(np.clip(np.rint(surroundings), 0, 255).astype(np.uint8)[None, None], cv2.COLOR_RGB2LAB)
     lab[..., 0] += strength * (float(around[0, 0, 0]) - float(lab[..., 0][inside].mean()))
     return cv2.cvtColor(np.clip(np.rint(lab), 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
+
+
+def sums_under(field: Float[np.ndarray, "height width"], kernel: Float[np.ndarray, "rows cols"]) -> Float[np.ndarray, "top left"]:
+    """Weighted sum of a field under a kernel at every place where the kernel lies whole; empty where it is larger."""
+    tall, wide = field.shape[0] - kernel.shape[0] + 1, field.shape[1] - kernel.shape[1] + 1
+    if tall < 1 or wide < 1:
+        return np.zeros((max(tall, 0), max(wide, 0)))
+    exact, weights = field.astype(np.float64), kernel.astype(np.float64)
+    sums = cv2.filter2D(exact, cv2.CV_64F, weights, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+    return sums[:tall, :wide]

@@ -19,7 +19,7 @@ from mine_core.types import IsCancelled
 
 COARSEST = 40  # pixels; the exact search is quadratic in this, and below it objects lose their texture
 REACH = 2  # patches are 5 x 5
-ROUNDS = 6  # of match and vote at the coarsest scale
+ROUNDS = 4  # of match and vote at the coarsest scale
 POSITION_WEIGHT = 0.25  # a match across the whole image costs as much as a quarter of the range in every colour
 TRUST_DECAY = 1.3  # a vote loses this factor a pixel of depth: the rim is known, the middle is guessed
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from mine_core.counterfactual.compositing import feather, match_light, paste
+from mine_core.counterfactual.compositing import feather, match_light, paste, sums_under
 from mine_core.counterfactual.editors import OnStep, check_mask, finish_edit, stop_if
 from mine_core.errors import EditError
 from mine_core.types import ImageEdit, IsCancelled
@@ -97,9 +97,7 @@ def cut_out(
     return Exemplar(word, image[box].copy(), mask[box].copy(), source, score)
 
 
-def insertion_mask(
-    exemplar: Exemplar, height: int, width: int, *, x: float, y: float, size: float
-) -> Bool[np.ndarray, "height width"]:
+def insertion_mask(exemplar: Exemplar, height: int, width: int, *, x: float, y: float, size: float) -> Bool[np.ndarray, "height width"]:
     """Pixels that an exemplar covers when it is laid into an image.
 
     Parameters
@@ -175,14 +173,12 @@ def least_attributed_place(
     rows, cols = np.flatnonzero(silhouette.any(1)), np.flatnonzero(silhouette.any(0))
     kernel = silhouette[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1].astype(np.float32)
     field_ = cv2.resize(np.maximum(attribution, 0).astype(np.float32), (SEARCH_SIDE, SEARCH_SIDE), interpolation=cv2.INTER_LINEAR)
-    covered = _sums_under(field_, kernel)
+    covered = sums_under(field_, kernel)
     if avoid is not None:
         forbidden = cv2.resize(avoid.astype(np.float32), (SEARCH_SIDE, SEARCH_SIDE), interpolation=cv2.INTER_AREA)
-        covered[_sums_under(forbidden, kernel) > 0.02 * kernel.sum()] = np.inf
+        covered[sums_under(forbidden, kernel) > 0.02 * kernel.sum()] = np.inf
     if not np.isfinite(covered).any():
-        raise EditError(
-            f"The exemplar of '{exemplar.word}' at size {size:g} fits nowhere beside what is to be kept; make it smaller."
-        )
+        raise EditError(f"The exemplar of '{exemplar.word}' at size {size:g} fits nowhere beside what is to be kept; make it smaller.")
     centres_y = (np.arange(covered.shape[0]) + kernel.shape[0] / 2) / SEARCH_SIDE
     centres_x = (np.arange(covered.shape[1]) + kernel.shape[1] / 2) / SEARCH_SIDE
     apart = np.hypot(centres_y[:, None] - 0.65, centres_x - 0.5)
@@ -190,12 +186,6 @@ def least_attributed_place(
     best = np.where(near_least, apart, np.inf).argmin()
     row, col = np.unravel_index(best, covered.shape)
     return float(centres_x[col]), float(centres_y[row])
-
-
-def _sums_under(field_: Float[np.ndarray, "side side"], kernel: Float[np.ndarray, "rows cols"]) -> Float[np.ndarray, "top left"]:
-    """Sum of a field under a kernel at every place where the kernel lies whole."""
-    sums = cv2.filter2D(field_, cv2.CV_64F, kernel, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-    return sums[: field_.shape[0] - kernel.shape[0] + 1, : field_.shape[1] - kernel.shape[1] + 1]
 
 
 def _resized(array: np.ndarray, tall: int, wide: int) -> np.ndarray:
