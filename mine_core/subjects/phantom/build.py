@@ -157,7 +157,7 @@ def _scale_of(
             f"The signal of {len(constant)} voxels (first: {constant[0]}) is the same for all {len(raw)} training stimuli; "
             "draw more training stimuli."
         )
-    return (np.where(driven, statistic, np.nan).astype(np.float32) for statistic in (mean, sd))  # type: ignore[return-value]
+    return np.where(driven, mean, np.nan).astype(np.float32), np.where(driven, sd, np.nan).astype(np.float32)
 
 
 def _answer(
