@@ -87,6 +87,17 @@ def test_words_follow_the_attribution(planted_image):
     assert none == ((),)
 
 
+def test_every_image_is_read_at_its_own_place(planted_image):
+    vocabulary, mean_patches, features = planted_image
+    other = features.patches[0].copy()
+    other[5] += 3 * vocabulary.embeddings[11]
+    both = features_of(np.zeros((2, N_FEATURES), np.float32), np.stack([features.patches[0], other]))
+    values = np.zeros((2, 4, 4))
+    values[:, 1, 1] = 1.0  # patch 5
+    assert attributed_words(both, mean_patches, np.array([1, 0]), values, vocabulary, k=1) == (("word11",), ("word3",))
+    assert image_words(both, 1, values[0], mean_patches, vocabulary, k=1)[0].word == "word11"
+
+
 def test_the_table_of_an_image(planted_image):
     vocabulary, mean_patches, features = planted_image
     values = np.zeros((4, 4))
@@ -273,6 +284,9 @@ def test_what_passes_is_what_false_discovery_control_says():
     assert (passes == (p <= 0.04)).all()
     assert q == pytest.approx([0.005, 0.02, 0.02, 0.05, 0.7])
     assert not passing(np.full((4, 2), 0.5), 0.05)[0].any()
+    lone = np.full((200, 2), 0.9)
+    lone[3, 1] = 0.002  # small, but one of 200
+    assert not passing(lone, 0.05)[0].any()
 
 
 def test_block_borders_do_not_matter(rng, monkeypatch):
