@@ -61,9 +61,7 @@ def drive_by_hand(tuning: Tuning, voxel: int, scene: Scene) -> float:
     object_map = render(scene, SIZE).object_map
 
     def effect(index: int) -> float:
-        shown = np.array(
-            [[np.mean(object_map[4 * r : 4 * r + 4, 4 * c : 4 * c + 4] == index) for c in range(24)] for r in range(24)]
-        )
+        shown = np.array([[np.mean(object_map[4 * r : 4 * r + 4, 4 * c : 4 * c + 4] == index) for c in range(24)] for r in range(24)])
         share = float((shown * field).sum())
         return share / (share + float(tuning.semi_saturation[voxel]))
 
@@ -151,9 +149,7 @@ def test_confounded_voxels_follow_the_ball_and_not_the_person(tuning: Tuning) ->
 
 def test_confounded_voxels_follow_the_skis_and_not_the_snow(tuning: Tuning) -> None:
     skis = ("skis", 0.5, 0.6, 0.5)
-    with_skis, with_snow = raw(
-        tuning, [scene_with(skis, background="street"), scene_with(("dog", 0.5, 0.6, 0.4), background="snow")]
-    )
+    with_skis, with_snow = raw(tuning, [scene_with(skis, background="street"), scene_with(("dog", 0.5, 0.6, 0.4), background="snow")])
     voxels = np.flatnonzero(tuning.driver == CONCEPT_INDEX["skis"])
     assert len(voxels) >= 10
     assert (with_skis[voxels] > 0.05).all()
