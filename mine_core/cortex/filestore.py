@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from filelock import FileLock
+
 from mine_core.errors import SubjectError
 
 PYCORTEX_LOCK = threading.RLock()
@@ -37,7 +39,7 @@ def open_pycortex(cache_dir: Path) -> ModuleType:
     (private / "config").mkdir(parents=True, exist_ok=True)
     with PYCORTEX_LOCK, quiet():
         cortex = _import(private / "config")
-        share = _shipped_share(Path(cortex.__file__))
+        share = _shipped_share(Path(str(cortex.__file__)))
         store = str(share / "db")
         if cortex.db.filestore != store:
             cortex.db.filestore = store
@@ -58,6 +60,23 @@ def quiet() -> Iterator[None]:
     finally:
         if printed.getvalue().strip():
             _log.debug("pycortex: %s", printed.getvalue().strip())
+
+
+@contextlib.contextmanager
+def whole_caches(cortex: ModuleType, subject: str) -> Iterator[None]:
+    """Let one process at a time fill a subject's flatmap caches, and empty them first if the last one was cut off.
+
+    pycortex writes these files in place and trusts whatever it finds under their names.
+    """
+    folder = Path(cortex.db.get_cache(subject))
+    unfinished = folder / "unfinished"
+    with FileLock(folder.parent / "cache.lock"):
+        if unfinished.exists():
+            for file in folder.glob("*.npz"):
+                file.unlink()
+        unfinished.touch()
+        yield
+        unfinished.unlink()
 
 
 def _import(config: Path) -> ModuleType:

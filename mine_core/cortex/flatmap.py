@@ -24,7 +24,7 @@ class RegionOutline:
     """A region's closed borders, one per hemisphere or piece, in pixels (x, y), and for each where its name is written."""
 
     name: str
-    polygons: tuple[Float[np.ndarray, "point 2"], ...]
+    polygons: tuple[Float[np.ndarray, "_ 2"], ...]
     labels: tuple[tuple[float, float], ...]
 
 
@@ -100,7 +100,7 @@ def build_flatmap(projection: Projection, voxels: VoxelIndex, *, regions: tuple[
     )
 
 
-def voxel_at(flatmap: FlatMap, x: float, y: float) -> int | None:
+def voxel_at(flatmap: FlatMap, x: float | int, y: float | int) -> int | None:
     """Voxel shown at pixel (x right, y down), or None where the map shows none or ends."""
     column, row = round(x), round(y)
     if not (0 <= column < flatmap.width and 0 <= row < flatmap.height):
@@ -126,8 +126,8 @@ def render_map(
     values: Float[np.ndarray, " voxel"],
     *,
     colormap: str,
-    vmin: float,
-    vmax: float,
+    vmin: float | int,
+    vmax: float | int,
     alpha: Float[np.ndarray, " voxel"] | None = None,
     curvature: bool = True,
 ) -> UInt8[np.ndarray, "height width 4"]:
@@ -178,9 +178,7 @@ def render_groups(
     SubjectError : if a group has no colour, or the number of groups is not that of the map's voxels.
     """
     if len(groups) and not (groups.min() >= -1 and groups.max() < len(colours)):
-        raise SubjectError(
-            f"Groups {groups.min()} to {groups.max()} were given; there are {len(colours)} colours, and -1 for none."
-        )
+        raise SubjectError(f"Groups {groups.min()} to {groups.max()} were given; there are {len(colours)} colours, and -1 for none.")
     table = np.array([*(to_rgb(colour) for colour in colours), (0, 0, 0)])
     return _paint(flatmap, table[groups], (groups >= 0) * _opacity(flatmap, len(groups), alpha), curvature)
 

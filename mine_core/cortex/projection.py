@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import shapely
 from jaxtyping import Bool, Float, Int, Int8, Int32
+from scipy import sparse
 from scipy.spatial import cKDTree
+from threadpoolctl import threadpool_limits
 
-from mine_core.cortex.filestore import PYCORTEX_LOCK, open_pycortex, quiet
+from mine_core.cortex.filestore import PYCORTEX_LOCK, open_pycortex, quiet, whole_caches
 from mine_core.errors import SubjectError
 
 LEFT, RIGHT = -1, 1
@@ -54,8 +56,8 @@ class Projection:
 
     subject: str
     transform: str
-    grid_shape: tuple[int, int, int]
-    extents: tuple[float, float, float, float]
+    grid_shape: tuple[int, ...]
+    extents: tuple[float, ...]
     pixel_flat: Int32[np.ndarray, "height width"]
     curvature: Float[np.ndarray, "height width"]
     hemisphere: Int8[np.ndarray, "height width"]
@@ -84,13 +86,16 @@ def project(cache_dir: Path, subject: str, transform: str, height: int) -> Proje
     ------
     SubjectError : if the subject or the transform is not in the filestore, or pycortex cannot be used.
     """
-    cortex = open_pycortex(cache_dir)
-    with PYCORTEX_LOCK, quiet():
+    # One thread: pycortex solves half a million 3x3 systems, and on a busy machine OpenBLAS's threads wait for each other at
+    # every one (0.7 s became 80 s).
+    with PYCORTEX_LOCK, quiet(), threadpool_limits(1):
+        cortex = open_pycortex(cache_dir)
         _require(cortex, subject, transform)
-        flatmap = importlib.import_module("cortex.quickflat.utils")
-        on_map, extents = flatmap.get_flatmask(subject, height=height)
-        to_voxel = flatmap.get_flatcache(subject, transform, height=height, thick=1, depth=0.5)
-        to_vertex = flatmap.get_flatcache(subject, None, height=height)
+        with whole_caches(cortex, subject):
+            flatmap = importlib.import_module("cortex.quickflat.utils")
+            on_map, extents = flatmap.get_flatmask(subject, height=height)
+            to_voxel = flatmap.get_flatcache(subject, transform, height=height, thick=1, depth=0.5)
+            to_vertex = flatmap.get_flatcache(subject, None, height=height)
         grid_shape = tuple(int(n) for n in cortex.db.get_xfm(subject, transform).shape)
         vertices = [len(points) for points, _ in cortex.db.get_surf(subject, "flat")]
         bends = _mean_curvature(cortex, subject)
@@ -117,7 +122,7 @@ def project(cache_dir: Path, subject: str, transform: str, height: int) -> Proje
 
 
 def clip_outlines(
-    shapes: list[tuple[str, Float[np.ndarray, "point 2"]]], hemisphere: Int8[np.ndarray, "height width"]
+    shapes: list[tuple[str, Float[np.ndarray, "_ 2"]]], hemisphere: Int8[np.ndarray, "height width"]
 ) -> tuple[Outline, ...]:
     """Cut hand-drawn borders (in pixels) to the hemisphere that holds most of each: some are drawn over its edge."""
     sides = {side: _silhouette(hemisphere == side) for side in (LEFT, RIGHT)}
@@ -127,7 +132,7 @@ def clip_outlines(
         pieces = {side: drawn.intersection(silhouette) for side, silhouette in sides.items()}
         side = max(pieces, key=lambda key: pieces[key].area)
         # A border that touches the edge of the map may be cut into pieces; the largest is the region.
-        parts = [part for part in shapely.get_parts(pieces[side]) if isinstance(part, shapely.Polygon)]
+        parts = [part for part in shapely.get_parts(pieces[side]) if part.area > 0]
         if parts:
             outlines.append(Outline(region, side, max(parts, key=lambda part: part.area)))
     return tuple(outlines)
@@ -150,7 +155,8 @@ def interior_pixels(pixel_voxel: Int[np.ndarray, "height width"], n_voxels: int)
     counts = np.maximum(np.bincount(voxel, minlength=n_voxels), 1)
     mean_x = np.bincount(voxel, x, n_voxels) / counts
     mean_y = np.bincount(voxel, y, n_voxels) / counts
-    off = np.hypot(x - mean_x[voxel], y - mean_y[voxel])
+    # Rounded, so that ties fall the same way wherever the map is cut.
+    off = np.round(np.hypot(x - mean_x[voxel], y - mean_y[voxel]), 6)
     order = np.lexsort((off, -depth[y, x], voxel))
     found, first = np.unique(voxel[order], return_index=True)
     centres = np.full((n_voxels, 2), -1, np.int32)
@@ -167,7 +173,7 @@ def _require(cortex: ModuleType, subject: str, transform: str) -> None:
         raise SubjectError(f"Transform '{transform}' was asked for; cortex '{subject}' has {', '.join(sorted(transforms))}.")
 
 
-def _only_entry(matrix) -> Int[np.ndarray, " row"]:  # noqa: ANN001
+def _only_entry(matrix: sparse.csr_matrix) -> Int[np.ndarray, " row"]:
     """Column of the one entry of each row of a CSR matrix, -1 where a row is empty (a pixel outside the volume)."""
     entries = np.diff(matrix.indptr)
     column = np.full(matrix.shape[0], -1)
@@ -193,7 +199,7 @@ def _smooth_inside(
     return np.where(inside, smooth / np.where(inside, weight, 1), np.float32("nan")).astype(np.float32)
 
 
-def _region_shapes(cortex: ModuleType, subject: str, size: tuple[int, int]) -> list[tuple[str, Float[np.ndarray, "point 2"]]]:
+def _region_shapes(cortex: ModuleType, subject: str, size: tuple[int, int]) -> list[tuple[str, Float[np.ndarray, "_ 2"]]]:
     """Borders of the regions drawn in the subject's overlays, in pixels of an image of `size` = (height, width)."""
     overlay = cortex.db.get_overlay(subject)
     drawn_width, drawn_height = overlay.svgshape

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Bool, Float, Int8, Int32
 from numpy.polynomial import Polynomial
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version, library_versions
@@ -166,7 +166,7 @@ def _across(u: Float[np.ndarray, " voxel"], across: Float[np.ndarray, " voxel"])
     return np.clip(0.5 + off / (2 * half_width), 0, 1)
 
 
-def _places(projection: Projection) -> Float[np.ndarray, "voxel 2"]:
+def _places(projection: Projection) -> Int32[np.ndarray, "voxel 2"]:
     """Pixel (x, y) deepest inside each surface voxel, (-1, -1) where the flatmap hides it."""
     return interior_pixels(projection.pixel_flat, int(np.prod(projection.grid_shape)))[projection.surface_voxels.flat_index]
 
