@@ -80,7 +80,7 @@ class PhantomConfig:
         known = {entry.name for entry in fields(cls)}
         if strange := sorted(set(values) - known):
             raise BackboneError(f"Unknown backbone settings {', '.join(strange)}; known are {', '.join(sorted(known))}.")
-        listed = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        listed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         try:
             return cls(**listed)
         except TypeError as error:
@@ -104,9 +104,10 @@ class ResidualConv(nn.Module):
     def __init__(self, n_channels: int) -> None:
         super().__init__()
         self.first = ConvBlock(n_channels, n_channels)
-        self.second = nn.Sequential(nn.Conv2d(n_channels, n_channels, 3, 1, 1, bias=False), nn.BatchNorm2d(n_channels))
+        norm = nn.BatchNorm2d(n_channels)
         # the block starts as the identity, which lets a young network train at a high rate
-        nn.init.zeros_(self.second[1].weight)
+        nn.init.zeros_(norm.weight)
+        self.second = nn.Sequential(nn.Conv2d(n_channels, n_channels, 3, 1, 1, bias=False), norm)
 
     def forward(self, x: Float[Tensor, "image channel row col"]) -> Float[Tensor, "image channel row col"]:
         """Add what the convolutions found to what came in."""
@@ -182,8 +183,7 @@ def normalise_pixels(images: torch.Tensor, config: PhantomConfig) -> Float[Tenso
     size = (config.image_size, config.image_size, 3)
     if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != size:
         raise BackboneError(
-            f"Images of shape {tuple(images.shape)} and type {images.dtype} were given; expected uint8 [n, "
-            f"{size[0]}, {size[1]}, 3]."
+            f"Images of shape {tuple(images.shape)} and type {images.dtype} were given; expected uint8 [n, {size[0]}, {size[1]}, 3]."
         )
     return ((images.float() / 255 - config.mean) / config.std).permute(0, 3, 1, 2)
 
@@ -192,8 +192,7 @@ def save_phantom(model: CoCa, config: PhantomConfig, directory: Path, training: 
     """Write fp16 weights and a config.json that names their SHA-256; each file is replaced whole, the config last."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-        for name, value in model.state_dict().items()
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu() for name, value in model.state_dict().items()
     }
     temporary = directory / f".{WEIGHTS}.{os.getpid()}"
     save_file(tensors, temporary)

@@ -139,10 +139,11 @@ class Quality:
         """Recall and precision of object nouns in greedy captions, over all nouns of all scenes."""
         said = np.array([[name in text.split() for name in self.names] for text in self.seen.captions])
         both = (said & self.present).sum(axis=1)
-        return {
-            key: self._interval(lambda rows, of=of: float(both[rows].sum() / max(1, of[rows].sum())), len(both))
-            for key, of in (("noun_recall", self.present.sum(axis=1)), ("noun_precision", said.sum(axis=1)))
-        }
+
+        def share(of: Int[np.ndarray, " scene"]) -> dict[str, float]:
+            return self._interval(lambda rows: float(both[rows].sum() / max(1, of[rows].sum())), len(both))
+
+        return {"noun_recall": share(self.present.sum(axis=1)), "noun_precision": share(said.sum(axis=1))}
 
     def _nearest_value(self, name: str, chosen: Sequence[tuple[int, str]], texts: Sequence[str]) -> dict[str, float]:
         values = scenes.ATTRIBUTES[name]
@@ -173,19 +174,18 @@ class Quality:
         places = scenes.ATTRIBUTES["position"]
         texts = [f"{with_article(name)} {place_of(place)}" for name in self.names for place in places]
         scores = self._scores(texts).reshape(len(self.unit), len(self.names), len(places))
-        rows, right = [], []
+        right = []
         for row, scene in enumerate(self.shown.scenes):
             for item in scene.objects:
-                rows.append(row)
                 guess = scores[row, self.names.index(item.concept)].argmax()
                 right.append(places[guess] == item.labels["position"])
-        correct = np.array(right)
+        correct = np.array(right, dtype=float)
         return {"position_accuracy": self._interval(lambda take: float(correct[take].mean()), len(correct))}
 
     def written_text(self) -> dict[str, Any]:
         """AUC of "text" between scenes with a sign, book or poster and scenes without."""
         words = {concept.name for concept in scenes.CONCEPTS if concept.group == "words"}
-        truth = self.present[:, [name in words for name in self.names]].any(axis=1)
+        truth = np.asarray(self.present[:, [name in words for name in self.names]].any(axis=1))
         scores = self._scores(["text"])[:, 0]
         return {"written_text_auc": self._interval(lambda rows: auc(scores[rows], truth[rows]), len(truth))}
 
@@ -196,7 +196,9 @@ class Quality:
         least a quarter of that patch.
         """
         texts = embed_texts(self.model, self.config, [scenes.concept_prompt(name) for name in self.names])
-        hits, chances, touches = [], [], []
+        hits: list[bool] = []
+        chances: list[float] = []
+        touches: list[bool] = []
         for row, scene in enumerate(self.shown.scenes):
             for index, item in enumerate(scene.objects):
                 visible = self.shown.object_maps[row] == index
@@ -204,9 +206,9 @@ class Quality:
                     continue
                 centres, share = _by_patch(visible, self.config.grid)
                 peak = int((self.seen.parts[row] @ texts[self.names.index(item.concept)]).argmax())
-                hits.append(centres[peak])
-                chances.append(centres.mean())
-                touches.append(share[peak] >= 0.25)
+                hits.append(bool(centres[peak]))
+                chances.append(float(centres.mean()))
+                touches.append(bool(share[peak] >= 0.25))
         hit, touch = np.array(hits), np.array(touches)
         return {
             "pointing": self._interval(lambda take: float(hit[take].mean()), len(hit)),
@@ -252,7 +254,7 @@ def measure(model: CoCa, config: PhantomConfig, n_scenes: int, n_bootstrap: int 
     return Quality(model, config, shown, n_bootstrap).all()
 
 
-def brief(found: dict[str, Any]) -> dict[str, float]:
+def brief(found: dict[str, Any]) -> dict[str, float | str]:
     """The main figures of `measure`, without intervals."""
     keys = ("concept_auc", "background_accuracy", "noun_recall", "noun_precision", "position_accuracy")
     values = {key: found[key]["value"] for key in (*keys, "written_text_auc", "pointing", "pointing_touch")}

@@ -37,8 +37,9 @@ class Phrase:
 class PhraseBank:
     """Every phrase that the scene graph can settle, and which of them are true of an object or a background.
 
-    Families: `concept` ("a photo of a dog", "a dog"), `group` ("an animal"), `place` (backgrounds, indoors ...),
-    `attribute` ("a face with glasses", "something red"), `composition` ("a red ball", "a dog on the left").
+    Families: `concept` ("a photo of a dog", "a dog"), `group` ("an animal"), `place` (backgrounds, indoors
+    ...), `facial` ("a face with glasses"), `attribute` ("something red", "a running person"),
+    `composition` ("a red ball", "a dog on the left").
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,8 @@ class PhraseBank:
                 self._add(text, "place", frozenset())
         for concept, attributes in self._drawn.items():
             for text, name in ((t, n) for n, values in attributes.items() for v in values for t in _attribute_texts(n, v)):
-                self._add(text, "attribute", frozenset(c for c, drawn in self._drawn.items() if name in drawn))
+                family = "facial" if name in FACIAL else "attribute"
+                self._add(text, family, frozenset(c for c, drawn in self._drawn.items() if name in drawn))
             for text in (t for n, values in attributes.items() for v in values for t in _compositions(concept, n, v)):
                 self._add(text, "composition", frozenset((concept,)))
         self.texts = tuple(phrase.text for phrase in self.phrases)
@@ -92,7 +94,7 @@ class PhraseBank:
     def draw(self, truth: Bool[np.ndarray, "scene object phrase"], rng: np.random.Generator) -> Int[np.ndarray, " bank"]:
         """Positions of a step's phrases: one text per concept (first, in order), then the other families, then compositions."""
         concepts = [self._index[_concept_texts(name)[rng.integers(2)]] for name in self.concepts]
-        fixed = np.flatnonzero(np.isin(self.families, ("group", "place", "attribute")))
+        fixed = np.flatnonzero(np.isin(self.families, ("group", "place", "facial", "attribute")))
         present = np.flatnonzero(truth.any(axis=(0, 1)) & (self.families == "composition"))
         compositions = rng.permutation(present)[:N_COMPOSITIONS]
         return np.concatenate([np.array(concepts), fixed, compositions])

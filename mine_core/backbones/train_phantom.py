@@ -121,12 +121,12 @@ class Training:
         return {name: value.item() for name, value in losses.items()}
 
     def _moved(self, batch: Batch) -> Batch:
-        moved = {
-            name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(batch).items()
-        }
         longest = int((batch.caption_ids != 0).sum(dim=1).max())
-        return Batch(**{**moved, "caption_ids": moved["caption_ids"][:, :longest]})
+        batch = replace(batch, caption_ids=batch.caption_ids[:, :longest])
+        moved: dict[str, Any] = {
+            name: value.to(self.device, non_blocking=True) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)
+        }
+        return replace(batch, **moved)
 
     def _augmented(self, batch: Batch) -> torch.Tensor:
         """Pixels with a random brightness and contrast per image, a function of the step alone."""
@@ -153,7 +153,7 @@ class Training:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything that a checkpoint holds, by name."""
-        named = {}
+        named: dict[str, torch.Tensor] = {}
         for prefix, module in (("model", self.model), ("read", self.read), ("average", self.average)):
             named |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():

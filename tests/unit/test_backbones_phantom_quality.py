@@ -1,11 +1,17 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from mine_core.backbones import phantom_quality as quality
-from mine_core.backbones.phantom_model import PhantomConfig, additive_parts, build_phantom_coca
+from mine_core.backbones.phantom_card import card
+from mine_core.backbones.phantom_model import PhantomConfig, additive_parts, build_phantom_coca, save_phantom
 from mine_core.backbones.train_data import PhraseBank, SceneBatches, held_out, vocabulary
+from mine_core.backbones.train_phantom import Recipe
+from mine_core.errors import BackboneError
 
 SMALL = {"width": 24, "layers": 1, "heads": 2, "text_layers": 1, "decoder_layers": 1, "stem": (4, 6, 8)}
 CONFIG = PhantomConfig("phantom", vocabulary(), "masks", **SMALL, stem_blocks=1)
@@ -105,3 +111,24 @@ def test_greedy_captions_equal_a_step_by_step_forward():
                 logits = model(pixels[row : row + 1], torch.tensor([ids]), output_labels=False)["logits"]
                 ids.append(int(logits[0, -1].argmax()))
             assert said[row] == tokenizer.decode(ids)
+
+
+def test_card_states_the_supervision_and_refuses_figures_of_other_weights(tmp_path, monkeypatch, shown):
+    monkeypatch.setattr(quality, "held_out", lambda *_: shown)
+    model = build_phantom_coca(CONFIG)
+    training = {
+        "recipe": asdict(Recipe("phantom", scenes=640)),
+        "first_seed": 10_000_000,
+        "scenes_seen": 640,
+        "minutes": 1.0,
+    }
+    config = save_phantom(model, CONFIG, tmp_path, training)
+    found = quality.measure(model.eval(), config, N, n_bootstrap=3)
+    report = {"sha256": config.sha256, "n_scenes": N} | found
+    (tmp_path / "quality.json").write_text(json.dumps(report))
+    text = card(tmp_path)
+    assert "Localisation of this model is supervised" in text and config.sha256 in text
+    assert f"| {found['pointing']['value']:.3f} |" in text
+    (tmp_path / "quality.json").write_text(json.dumps(report | {"sha256": "0" * 64}))
+    with pytest.raises(BackboneError, match="measured on weights 000000000000"):
+        card(tmp_path)
