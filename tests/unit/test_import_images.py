@@ -129,6 +129,8 @@ def test_unsafe_names_in_a_zip(pixels: np.ndarray, name: str, said: str) -> None
 def test_names_that_collide(pixels: np.ndarray) -> None:
     message = refusal(read_images, zipped({"a.png": encoded(pixels[0]), "A.PNG": encoded(pixels[1]), "b.png": encoded(pixels[2])}))
     assert "1 name twice" in message and "'A.PNG' and 'a.png'" in message
+    mixed = {"aB.png": encoded(pixels[0]), "Ab.png": encoded(pixels[1])}
+    assert "1 name twice" in refusal(read_images, zipped(mixed))
     accents = {"caf\u00e9.png": encoded(pixels[0]), "cafe\u0301.png": encoded(pixels[1])}
     assert "1 name twice" in refusal(read_images, zipped(accents))
     buffer = io.BytesIO()
@@ -189,6 +191,17 @@ def test_a_jpeg_without_its_end_marker(pixels: np.ndarray) -> None:
     assert content.endswith(b"\xff\xd9")
     read_photograph(content)
     assert "cut-off" in refusal(read_photograph, content[:-2])
+    # A copy that stopped, in a file of full length: its decoder says nothing.
+    stopped = content[:-2] + bytes(1000)
+    Image.open(io.BytesIO(stopped)).load()
+    assert "it has no end marker" in refusal(read_photograph, stopped)
+    # What a telephone appends after the picture, and a small picture inside its EXIF data, are no concern.
+    moving = content + b"ftypmp4" + b"\xff\xda" * 50
+    np.testing.assert_array_equal(read_photograph(moving), read_photograph(content))
+    exif = Image.Exif()
+    exif[0x010E] = "\xff\xd9"
+    with_exif = encoded(pixels[0], "JPEG", exif=exif, comment=b"\xff\xd9")
+    assert "it has no end marker" in refusal(read_photograph, with_exif[:-2] + bytes(1000))
 
 
 def test_wrong_checksum_in_a_png(pixels: np.ndarray) -> None:

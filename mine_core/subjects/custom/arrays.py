@@ -60,9 +60,7 @@ def _check_claim(shape: tuple[int, ...], dtype: np.dtype, what: str) -> int:
     if any(length < 1 for length in shape) or not shape:
         raise SubjectError(f"{what} have shape {shape}; expected at least one axis, and none of length 0. Save them again.")
     if n_bytes > MAX_ARRAY_BYTES:
-        raise SubjectError(
-            f"{what} have shape {shape}, {amount(n_bytes)}; at most {MAX_ARRAY_BYTES // GIB} GiB are read. Give fewer."
-        )
+        raise SubjectError(f"{what} have shape {shape}, {amount(n_bytes)}; at most {MAX_ARRAY_BYTES // GIB} GiB are read. Give fewer.")
     return n_bytes
 
 

@@ -70,9 +70,7 @@ def _response_ids(table: ResponseTable, stimulus_ids: tuple[str, ...] | None) ->
         return table.stimulus_ids
     if len(stimulus_ids) != table.n_stimuli:
         advice = suggest_axes(table, len(stimulus_ids)) or "give one id per stimulus, in the order of the responses."
-        raise SubjectError(
-            f"There are {len(stimulus_ids):,} stimulus ids and {table.n_stimuli:,} stimuli in the responses; {advice}"
-        )
+        raise SubjectError(f"There are {len(stimulus_ids):,} stimulus ids and {table.n_stimuli:,} stimuli in the responses; {advice}")
     if table.stimulus_ids is not None and table.stimulus_ids != stimulus_ids:
         first = next(i for i, pair in enumerate(zip(stimulus_ids, table.stimulus_ids, strict=True)) if pair[0] != pair[1])
         raise SubjectError(

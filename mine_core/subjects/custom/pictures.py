@@ -190,9 +190,18 @@ def _loaded(content: bytes, name: str) -> Image.Image:
         image.load()
     except Exception as error:  # as in _opened
         raise _damaged(name, kind, error) from error
-    if kind in ("JPEG", "MPO") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise _damaged(name, kind, EOFError("it has no end marker: the file is cut off"))
+    if kind in ("JPEG", "MPO") and not _has_end(content):
+        raise _damaged(name, kind, EOFError("it has no end marker"))
     return image
+
+
+def _has_end(content: bytes) -> bool:
+    """Whether a JPEG's compressed data end with their marker; a copy that stopped may be filled up with zeros, and decodes."""
+    place = 2
+    while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != b"\xda":
+        fill = content[place + 1 : place + 2] == b"\xff"
+        place += 1 if fill else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return b"\xff\xd9" in content[place:]
 
 
 def _turn(image: Image.Image, name: str) -> int:

@@ -17,9 +17,7 @@ def describe_import(subject: Subject) -> tuple[str, ...]:
     """
     record = subject.provenance.get("import")
     if subject.kind != "custom" or record is None:
-        raise SubjectError(
-            f"Subject '{subject.name}' is of kind {subject.kind}; expected an imported one. Its own page describes it."
-        )
+        raise SubjectError(f"Subject '{subject.name}' is of kind {subject.kind}; expected an imported one. Its own page describes it.")
     answered = record["responses"]
     return (
         f"Subject '{subject.name}': {counted(len(subject.stimuli), 'stimulus', 'stimuli')} of {subject.stimuli.images.shape[1]} x "
@@ -53,9 +51,7 @@ def _ceiling(subject: Subject) -> str:
         return f"Noise ceiling: given, {ceiling.min():.2f} to {ceiling.max():.2f}, median {np.median(ceiling):.2f} of the variance."
     if subject.responses.repeats is not None:
         return "Noise ceiling: not given; it can be estimated from the repeats."
-    return (
-        "Noise ceiling: not known without repeats or a file; accuracy cannot be normalised, nor unreliable voxels withheld by it."
-    )
+    return "Noise ceiling: not known without repeats or a file; accuracy cannot be normalised, nor unreliable voxels withheld by it."
 
 
 def _regions(subject: Subject) -> list[str]:

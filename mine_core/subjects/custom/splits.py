@@ -20,9 +20,7 @@ Groups = Int[np.ndarray, " stimulus"]
 def group_identical(images: UInt8[np.ndarray, "stimulus size size 3"]) -> Groups:
     """Group of each stimulus: images of the same pixels, under whatever names, share one (numbered by first appearance)."""
     numbers: dict[bytes, int] = {}
-    return np.array(
-        [numbers.setdefault(hashlib.sha256(image.tobytes()).digest(), len(numbers)) for image in images], dtype=np.int64
-    )
+    return np.array([numbers.setdefault(hashlib.sha256(image.tobytes()).digest(), len(numbers)) for image in images], dtype=np.int64)
 
 
 def draw_splits(groups: Groups, seed: int) -> Splits:
@@ -89,9 +87,7 @@ def check_leaks(splits: Splits, groups: Groups, ids: tuple[str, ...]) -> None:
     for name in NAMES:
         n_stimuli = len(getattr(splits, name))
         if n_stimuli < MIN_SPLIT:
-            raise SubjectError(
-                f"The {name} split holds {counted(n_stimuli, 'stimulus', 'stimuli')}; expected at least {MIN_SPLIT}."
-            )
+            raise SubjectError(f"The {name} split holds {counted(n_stimuli, 'stimulus', 'stimuli')}; expected at least {MIN_SPLIT}.")
     held_out = np.concatenate([splits.validation, splits.test])
     shared = np.isin(groups[held_out], groups[splits.train])
     crossed = np.isin(groups[splits.test], groups[splits.validation])

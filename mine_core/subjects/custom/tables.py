@@ -51,15 +51,11 @@ def read_table(source: Source, columns: tuple[str, str], what: str) -> list[tupl
     rows = rows_of(source, what)
     header = next(rows, [])
     if tuple(cell.lower() for cell in header) != columns:
-        raise SubjectError(
-            f"{what} ({label(source)}) begins with {quoted(','.join(header))}; expected the header {','.join(columns)}."
-        )
+        raise SubjectError(f"{what} ({label(source)}) begins with {quoted(','.join(header))}; expected the header {','.join(columns)}.")
     table = []
     for number, row in enumerate(rows, start=2):
         if len(row) != 2 or not all(row):
-            raise SubjectError(
-                f"{what}: row {number} is {quoted(','.join(row))}; expected {columns[0]} and {columns[1]}. Fill it in."
-            )
+            raise SubjectError(f"{what}: row {number} is {quoted(','.join(row))}; expected {columns[0]} and {columns[1]}. Fill it in.")
         table.append((composed(row[0]), composed(row[1])))
     if not table:
         raise SubjectError(f"{what} ({label(source)}) holds its header alone; expected at least one row.")

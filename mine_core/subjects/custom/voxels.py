@@ -43,9 +43,7 @@ def read_regions(
     regions = tuple(dict.fromkeys(region for _, region in rows))
     for region in regions:
         if not region.isprintable() or len(region) > MAX_REGION_NAME:
-            raise SubjectError(
-                f"Region {quoted(region)} has no usable name; expected at most {MAX_REGION_NAME} printable characters."
-            )
+            raise SubjectError(f"Region {quoted(region)} has no usable name; expected at most {MAX_REGION_NAME} printable characters.")
     if len(regions) > MAX_REGIONS:
         raise SubjectError(f"regions are {len(regions):,}; expected at most {MAX_REGIONS:,}. Are the columns voxel,region?")
     membership = np.zeros((len(regions), n_voxels), dtype=np.bool_)
