@@ -18,20 +18,16 @@ class PresenceScale:
 
     Parameters
     ----------
-    patches : of stimuli that are not edited (some hundred are enough); memory-mapped patches are read in full.
-    mean_patches : their mean over the training stimuli.
+    patches : of stimuli that are not edited (some hundred are enough; memory-mapped ones are read in full).
+    grid : of the backbone.
     """
 
     patches: Float[np.ndarray, "stimulus patch feature"]
-    mean_patches: Float[np.ndarray, "patch feature"]
     grid: tuple[int, int]
 
     def __post_init__(self) -> None:
-        if self.patches.shape[1:] != self.mean_patches.shape or len(self.mean_patches) != self.grid[0] * self.grid[1]:
-            raise AlignmentError(
-                f"Patches are {self.patches.shape}, mean patches {self.mean_patches.shape}, the grid {self.grid}; "
-                "give all three of one backbone."
-            )
+        if self.patches.shape[1] != self.grid[0] * self.grid[1]:
+            raise AlignmentError(f"Images have {self.patches.shape[1]} patches, the grid {self.grid}; give both of one backbone.")
 
 
 @dataclass(frozen=True)
@@ -56,11 +52,11 @@ def presence_percentile(
 ) -> float:
     """Share of the scale's images whose same region agrees less with the text; ties count half.
 
-    agreement = sum_p overlap[p] (patches[p] - mean_patches[p]) . text
+    agreement = sum_p overlap[p] patches[p] . text
     """
     weights = np.outer(overlap, text).astype(np.float32)
-    reference = np.tensordot(np.asarray(scale.patches, np.float32) - scale.mean_patches.astype(np.float32), weights, 2)
-    found = np.tensordot(patches.astype(np.float32) - scale.mean_patches.astype(np.float32), weights, 2)
+    reference = np.tensordot(np.asarray(scale.patches, np.float32), weights, 2)
+    found = np.tensordot(patches.astype(np.float32), weights, 2)
     return float(((reference < found) + 0.5 * (reference == found)).mean())
 
 
