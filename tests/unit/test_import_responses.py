@@ -97,9 +97,7 @@ def test_an_npy_that_claims_another_size() -> None:
     assert "claims shape (40, 30), 9,600 bytes; the file holds 9,520" in message
     assert "the file holds 9,601" in refusal(read_responses, whole + b"x", axes=("stimulus", "voxel"))
     vast = whole.replace(b"(40, 30), }      ", b"(40, 30000000), }")
-    assert len(vast) == len(whole) and "8.9 GiB; at most 8 GiB are read" in refusal(
-        read_responses, vast, axes=("stimulus", "voxel")
-    )
+    assert len(vast) == len(whole) and "8.9 GiB; at most 8 GiB are read" in refusal(read_responses, vast, axes=("stimulus", "voxel"))
     empty = npy(np.ones((0, 30)))
     assert "shape (0, 30)" in refusal(read_responses, empty, axes=("stimulus", "voxel"))
     broken = whole.replace(b"'descr'", b"'desc\xff'")
