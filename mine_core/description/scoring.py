@@ -6,8 +6,8 @@ from scipy.stats import false_discovery_control
 
 from mine_core.errors import EncodingError
 
-# Voxels worked on at once: bounds the memory of the shuffled scores to some 40 MB at 2,000 permutations.
-BLOCK = 2048
+# Voxels worked on at once: bounds the memory of the shuffled scores to some 70 MB at 2,000 permutations.
+BLOCK = 4096
 # Shuffles that tie with the observed score count against it, rounding included.
 TIE = 1e-6
 
@@ -66,7 +66,7 @@ def held_out_scores(
         scores[rows] = np.take_along_axis(block.T @ words, candidates[rows], axis=1)
         largest = _largest_shuffled(words, block, candidates[rows], shuffles)
         for k in range(candidates.shape[1]):
-            p[rows, k] = 1 + (largest >= scores[rows, k] - TIE).sum(axis=0)
+            p[rows, k] = 1 + (largest >= scores[rows, k, None] - TIE).sum(axis=1)
     return scores, p / (1 + n_permutations)
 
 
@@ -75,13 +75,14 @@ def _largest_shuffled(
     answers: Float[np.ndarray, "stimulus voxel"],
     candidates: Int[np.ndarray, "voxel candidate"],
     shuffles: Int[np.ndarray, "shuffle stimulus"],
-) -> Float[np.ndarray, "shuffle voxel"]:
+) -> Float[np.ndarray, "voxel shuffle"]:
     """Largest shuffled score over each voxel's candidates: one product per word, with the voxels that have it."""
-    largest = np.full((len(shuffles), answers.shape[1]), -np.inf, np.float32)
+    by_voxel = np.ascontiguousarray(answers.T)
+    largest = np.full((len(by_voxel), len(shuffles)), -np.inf, np.float32)
     for word in np.unique(candidates):
         having = np.flatnonzero((candidates == word).any(axis=1))
-        shuffled = words[:, word][shuffles] @ np.ascontiguousarray(answers[:, having])
-        largest[:, having] = np.maximum(largest[:, having], shuffled)
+        shuffled = by_voxel[having] @ words[:, word][shuffles].T
+        largest[having] = np.maximum(shuffled, largest[having])
     return largest
 
 
