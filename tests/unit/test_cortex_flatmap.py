@@ -111,7 +111,7 @@ def test_groups_take_their_colour_and_no_group_takes_none(rng: np.random.Generat
     flatmap = _flatmap(rng)
     groups = np.arange(12) % 3 - 1
     image = render_groups(flatmap, groups, ("#E69F00", "#0072B2"))
-    bare = render_groups(flatmap, np.full(12, -1), ("#E69F00", "#0072B2"))
+    bare = render_map(flatmap, np.full(12, np.nan), colormap="viridis", vmin=0.0, vmax=1.0)
     for voxel in range(10):
         x, y = pixels_of_voxel(flatmap, voxel).T
         if groups[voxel] < 0:
