@@ -10,6 +10,7 @@ from open_clip.coca_model import CoCa
 from torch import nn
 
 from mine_core.backbones.base import image_batches
+from mine_core.backbones.captioning import _Writer, greedy_captions
 from mine_core.backbones.open_clip_adapter import OpenClipBackbone, area_transform, hash_weights, open_clip_transform
 from mine_core.backbones.tokenizer import WordTokenizer
 from mine_core.errors import BackboneError, Cancelled
@@ -19,17 +20,20 @@ WORDS = ("a", "the", "red", "blue", "small", "large", "on", "in", "with", "left"
 MEAN, SD = (0.48, 0.45, 0.40), (0.26, 0.25, 0.27)
 
 
-def small_coca(seed: int = 0) -> CoCa:
+def small_coca(seed: int = 0, *, text_cls: bool = True, layer_scale: float | None = None) -> CoCa:
     tokenizer = WordTokenizer(WORDS, context_length=12)
-    text = {"context_length": 12, "vocab_size": tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 1}
+    text = {"context_length": 12, "vocab_size": tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 2}
+    text["ls_init_value"] = layer_scale
     vision = {"image_size": 24, "patch_size": 6, "width": 32, "head_width": 16, "layers": 2, "pool_type": "avg"}
     torch.manual_seed(seed)
     model = CoCa(
         embed_dim=24,
         multimodal_cfg=text,
-        text_cfg=text | {"embed_cls": True, "output_tokens": True},
+        text_cfg=text | {"embed_cls": text_cls, "output_tokens": True},
         vision_cfg=vision | {"output_tokens": True},
     )
+    # open_clip cuts the causal mask to a text's length only beside a padding mask
+    model.text.use_pad_mask = not text_cls
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -121,16 +125,39 @@ def written_by_hand(model: CoCa, pixels: torch.Tensor, tokenizer: WordTokenizer)
 
 
 @torch.no_grad()
-def test_captions_equal_greedy_decoding_by_hand():
+@pytest.mark.parametrize(("text_cls", "layer_scale"), [(True, None), (False, None), (False, 0.5)])
+def test_captions_equal_greedy_decoding_by_hand(text_cls, layer_scale):
     tokenizer = WordTokenizer(WORDS, context_length=12)
-    model = small_coca(seed=147).eval()
-    model.text_decoder.text_projection.data[:, tokenizer.end_id] *= 2  # so that some captions end early
-    backbone = OpenClipBackbone(model, tokenizer, area_transform(24, MEAN, SD), name="small", supervision="none")
     images = np.random.default_rng(0).integers(0, 256, (12, 24, 24, 3), dtype=np.uint8)
     images = (images * np.linspace(0, 1, 12)[:, None, None, None]).astype(np.uint8)
-    expected = [written_by_hand(model, backbone.preprocess(image[None]), tokenizer) for image in images]
-    assert backbone.caption(images, batch_size=5) == expected
-    assert {len(caption.split()) for caption in expected} == {4, 8, 11}  # rows leave the batch at different steps
+    lengths, different = set(), set()
+    for seed in range(6):
+        model = small_coca(seed, text_cls=text_cls, layer_scale=layer_scale).eval()
+        model.text_decoder.text_projection.data[:, tokenizer.end_id] *= 3  # so that some captions end early
+        backbone = OpenClipBackbone(model, tokenizer, area_transform(24, MEAN, SD), name="small", supervision="none")
+        expected = [written_by_hand(model, backbone.preprocess(image[None]), tokenizer) for image in images[::4]]
+        assert backbone.caption(images[::4], batch_size=2) == expected
+        lengths |= {len(caption.split()) for caption in expected}
+        different |= set(expected)
+    assert len(lengths) > 1 and len(different) > 3
+
+
+@torch.no_grad()
+def test_each_step_scores_the_next_word_as_a_complete_forward_pass_does():
+    model = small_coca(3).eval()
+    pixels = torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(1, 10, (4, 9), generator=torch.Generator().manual_seed(1))
+    whole = model(pixels, ids, output_labels=False)["logits"]
+    writer = _Writer(model, model._encode_image(pixels)[1])
+    steps = torch.stack([writer.next_logits(ids[:, place]) for place in range(9)], dim=1)
+    torch.testing.assert_close(steps, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_text_tower_that_is_not_causal_is_refused(images):
+    model = small_coca()
+    model.text.attn_mask = None
+    with pytest.raises(BackboneError, match="without a causal mask"):
+        greedy_captions(model, torch.zeros(1, 3, 24, 24), WordTokenizer(WORDS, 12))
 
 
 def test_a_model_without_a_decoder_refuses_captions(images):

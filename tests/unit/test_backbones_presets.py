@@ -1,5 +1,6 @@
 """Backbones are found by name, and what is missing is named with its size and how to get it."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -91,6 +92,21 @@ def test_availability_and_key_of_the_phantom_follow_its_files(small_phantom, tmp
     (tmp_path / "phantom" / "config.json").write_text("{}")
     with pytest.raises(BackboneError, match="config.json cannot be read"):
         weights_key("phantom")
+
+
+@pytest.mark.parametrize("name", ["phantom", "phantom-plain"])
+def test_the_backbones_that_come_along_are_what_their_preset_says(name, rng):
+    found = backbone_available(name)
+    if not found.ready:
+        pytest.skip(f"not in this checkout: {found.reason}")
+    config = json.loads((presets.PHANTOM_WEIGHTS / name / "config.json").read_text())["model"]
+    assert config["supervision"] == find_preset(name).supervision
+    megabytes = (presets.PHANTOM_WEIGHTS / name / "model.safetensors").stat().st_size / 1e6
+    assert find_preset(name).size_mb == pytest.approx(megabytes, rel=0.25)
+    backbone = load_backbone(name, device="cpu")
+    embedding = backbone.embed(rng.integers(0, 256, (2, 192, 192, 3), dtype=np.uint8))
+    np.testing.assert_allclose(embedding.patches.sum(1), embedding.pooled, atol=1e-5 * np.abs(embedding.pooled).max())
+    assert np.abs(embedding.remainder).max() == 0
 
 
 @pytest.mark.parametrize("name", PUBLIC)
