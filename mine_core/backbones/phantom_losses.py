@@ -33,10 +33,14 @@ class ReadOuts(nn.Module):
 
     presence logit[scene, phrase] = exp(scale) pooled . text + bias[family]; patch logit likewise on the parts z_i.
     `pooled` is not normalised, so that what is learned is linear in the embedding and additive over patches.
+
+    `free` holds one direction per phrase that no text encoder has to agree on. Without it, phrases such as "on the left" and
+    "on the right" start with equal texts, the image learns nothing that tells them apart, and so the texts stay equal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_phrases: int, width: int) -> None:
         super().__init__()
+        self.free = nn.Embedding(n_phrases, width)
         self.presence_scale = nn.Parameter(torch.tensor(1.0))
         self.presence_bias = nn.Parameter(torch.full((5,), -3.0))
         self.patch_scale = nn.Parameter(torch.tensor(0.0))
@@ -132,7 +136,9 @@ def total_loss(model: CoCa, read: ReadOuts, config: PhantomConfig, pixels: Tenso
     }
     if config.supervision == "masks":
         texts = F.normalize(model.text(batch.phrase_ids)[0].float(), dim=-1)
+        free = F.normalize(read.free(batch.phrases).float(), dim=-1)
         losses["presence"] = presence_loss(encoded, texts, batch, read)
         losses["dense_concept"] = DENSE_CONCEPT_WEIGHT * dense_concept_loss(encoded, texts, batch, read)
         losses["dense_attribute"] = dense_attribute_loss(encoded, texts, batch, read)
+        losses["free"] = presence_loss(encoded, free, batch, read) + dense_attribute_loss(encoded, free, batch, read)
     return torch.stack(list(losses.values())).sum(), losses

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from open_clip.coca_model import CoCa
+from open_clip.pos_embed import get_2d_sincos_pos_embed
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from mine_core.errors import BackboneError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+POSITION_SCALE = 0.5
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "backbones"
 
 
@@ -160,6 +162,9 @@ def build_phantom_coca(config: PhantomConfig) -> CoCa:
         },
     )
     model.visual.conv1 = ConvStem(config)
+    # open_clip's own positions start far weaker than a stem's tokens, and a young network then never learns where things are
+    positions = get_2d_sincos_pos_embed(config.width, config.grid, cls_token=True)
+    model.visual.positional_embedding.data.copy_(POSITION_SCALE * torch.from_numpy(positions))
     # open_clip cuts its causal mask to the text's length only beside a padding mask, and no setting asks for one
     model.text.use_pad_mask = True
     # open_clip leaves these as the allocator found them; the decoder's vocabulary is what CoCa calls text_projection

@@ -154,12 +154,15 @@ def _compositions(concept: str, name: str, value: str) -> tuple[str, ...]:
 class Batch:
     """One step's scenes: images, one caption each, patch coverage per object, and the truth of the drawn phrases.
 
+    `phrases` are positions in the bank, `phrase_ids` the same as text.
+
     `coverage[scene, object, patch]` is the share of a patch that the visible object fills; `truth` and `scope` say per
     object whether a phrase is true of it, or could be; `place[scene, phrase]` is the truth of phrases about backgrounds.
     """
 
     images: UInt8[torch.Tensor, "scene row col 3"]
     caption_ids: Int[torch.Tensor, "scene position"]
+    phrases: Int[torch.Tensor, " phrase"]
     phrase_ids: Int[torch.Tensor, "phrase token"]
     families: tuple[str, ...]
     coverage: Float[torch.Tensor, "scene object patch"]
@@ -221,6 +224,7 @@ class SceneBatches(Dataset):
         return Batch(
             torch.from_numpy(images),
             self.tokenizer(texts),
+            torch.from_numpy(drawn),
             _trimmed(self.tokenizer(phrases)),
             tuple(self.bank.families[drawn].tolist()),
             torch.from_numpy(coverage),

@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mine_core.backbones.phantom_losses import ReadOuts, total_loss
 from mine_core.backbones.phantom_model import ASSETS, PhantomConfig, build_phantom_coca, normalise_pixels, save_phantom
-from mine_core.backbones.train_data import Batch, SceneBatches, batches, vocabulary
+from mine_core.backbones.train_data import Batch, PhraseBank, SceneBatches, batches, vocabulary
 from mine_core.config import cache_directory
 from mine_core.errors import BackboneError
 
@@ -86,7 +86,7 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.recipe, self.config, self.device = recipe, config, device
         self.model = build_phantom_coca(config).to(device, memory_format=torch.channels_last)
-        self.read = ReadOuts().to(device)
+        self.read = ReadOuts(len(PhraseBank().phrases), config.width).to(device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self._groups(), lr=recipe.rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
         self.progress = Progress()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mine_core.backbones.phantom_model import PhantomConfig
+from mine_core.backbones.phantom_model import PhantomConfig, build_phantom_coca, normalise_pixels
 from mine_core.backbones.train_data import (
     MOST_OBJECTS,
     STORED_SIZE,
@@ -108,3 +108,13 @@ def test_training_scenes_are_never_evaluation_scenes():
     shown = held_out(3, 48)
     assert shown.scenes[1] == scenes.sample_scene(1_000_001)
     assert shown.images.shape == (3, 48, 48, 3) and shown.object_maps.shape == (3, STORED_SIZE, STORED_SIZE)
+
+
+def test_a_fresh_model_can_tell_where_a_token_is(dataset):
+    torch.manual_seed(0)
+    model = build_phantom_coca(dataset.config).train()
+    with torch.no_grad():
+        tokens = model.visual.conv1(normalise_pixels(dataset[0].images, dataset.config)).flatten(2)
+        positions = model.visual.positional_embedding[1:]
+    spread = (positions - positions.mean(dim=0)).std() / (tokens - tokens.mean(dim=(0, 2), keepdim=True)).std()
+    assert 0.3 < spread < 3

@@ -51,7 +51,7 @@ def test_caption_loss_ignores_padding():
 
 
 def test_dense_loss_falls_when_patches_name_what_they_show(few):
-    batch, read = few[0], ReadOuts()
+    batch, read = few[0], ReadOuts(1, 2)
     n_concepts = batch.families.count("concept")
     texts = torch.eye(n_concepts)
     filled = torch.einsum("bon,boc->bnc", batch.coverage, batch.truth[..., :n_concepts].float())
@@ -64,7 +64,7 @@ def test_dense_loss_falls_when_patches_name_what_they_show(few):
 
 
 def test_presence_counts_easy_negatives_less(few):
-    batch, read = few[0], ReadOuts()
+    batch, read = few[0], ReadOuts(1, 2)
     texts = torch.eye(len(batch.families))
     truth = (batch.truth.any(dim=1) | batch.place).float()
     hard = batch.scope.any(dim=1) & ~truth.bool()
