@@ -22,7 +22,7 @@ PRESENCE_WEIGHTS = {
     "composition": 3.0,
 }
 DENSE_CONCEPT_WEIGHT = 2.0
-DENSE_ATTRIBUTE_WEIGHTS = {"facial": 3.0, "attribute": 1.0}
+DENSE_ATTRIBUTE_WEIGHTS = {"facial": 3.0, "attribute": 1.0, "composition": 3.0}
 # a scene without any ball says little about "a red ball": such easy negatives weigh less than a ball of another colour
 EASY_NEGATIVE_WEIGHT = 0.15
 BIASES = {"concept": 0, "group": 1, "place": 2, "facial": 3, "attribute": 3, "composition": 4}
@@ -109,7 +109,7 @@ def dense_concept_loss(encoded: Encoded, texts: Float[Tensor, "phrase feature"],
 
 
 def dense_attribute_loss(encoded: Encoded, texts: Float[Tensor, "phrase feature"], batch: Batch, read: ReadOuts) -> Tensor:
-    """Binary cross-entropy of attributes inside the objects that have them (facial ones inside faces)."""
+    """Binary cross-entropy of attributes and compositions inside the objects that could have them (facial ones inside faces)."""
     total = texts.new_zeros(())
     for family, family_weight in DENSE_ATTRIBUTE_WEIGHTS.items():
         chosen = _of_family(batch, family)
