@@ -80,7 +80,7 @@ def load_features(directory: Path) -> Features:
     entry = record["backbone"]
     spec = BackboneSpec(**entry | {"grid": tuple(entry["grid"])})
     ids = tuple(record["stimulus_ids"])
-    shapes = {"pooled": (len(ids), spec.n_features), "remainder": (len(ids), spec.n_features)}
+    shapes: dict[str, tuple[int, ...]] = {"pooled": (len(ids), spec.n_features), "remainder": (len(ids), spec.n_features)}
     shapes["patches"] = (len(ids), spec.grid[0] * spec.grid[1], spec.n_features)
     return Features(
         **{name: _open_array(directory / f"{name}.npy", shapes[name]) for name in STORED},

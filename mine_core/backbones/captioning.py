@@ -1,6 +1,6 @@
 """Captions from a CoCa model, decoded greedily without transformers."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from mine_core.errors import BackboneError
 
 
 @torch.inference_mode()
-def greedy_captions(model: nn.Module, pixels: Float[Tensor, "image 3 side side"], tokenizer: Callable[..., Tensor]) -> list[str]:
+def greedy_captions(model: Any, pixels: Float[Tensor, "image 3 side side"], tokenizer: Any) -> list[str]:
     """One caption per preprocessed image: at each step the likeliest next token, until the end token.
 
     token_t = argmax p(token | image, token_0 ... token_{t-1})
@@ -125,7 +125,7 @@ def _require_causal_coca(model: nn.Module) -> None:
         raise BackboneError(f"The text tower of this CoCa has {strange[0]} blocks; captions need ResidualAttentionBlock.")
 
 
-def _special_ids(tokenizer: Callable[..., Tensor], pad: int) -> tuple[int, int, list[int]]:
+def _special_ids(tokenizer: Any, pad: int) -> tuple[int, int, list[int]]:
     """Start, end, and the ids that a caption never holds; word tokenizers and open_clip's use different names."""
     for start_name, end_name in (("start_id", "end_id"), ("sot_token_id", "eot_token_id")):
         if hasattr(tokenizer, start_name) and hasattr(tokenizer, end_name):
@@ -134,5 +134,5 @@ def _special_ids(tokenizer: Callable[..., Tensor], pad: int) -> tuple[int, int, 
     raise BackboneError(f"The tokenizer {type(tokenizer).__name__} names no start and end tokens; captions need them.")
 
 
-def _words(tokenizer: Callable[..., Tensor], ids: list[int], special: set[int]) -> str:
+def _words(tokenizer: Any, ids: list[int], special: set[int]) -> str:
     return tokenizer.decode([index for index in ids if index not in special]).strip()

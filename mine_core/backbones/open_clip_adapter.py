@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,8 @@ class OpenClipBackbone:
 
     Parameters
     ----------
-    model : put into eval mode here and moved to `device`; its weights are never changed.
+    model : an open_clip module (the kinds share no class that declares their towers); put into eval mode here and moved to
+        `device`; its weights are never changed.
     tokenizer : `tokenizer(texts) -> ids`.
     transform : one RGB image to what the model's image tower takes; see `area_transform`, `open_clip_transform`.
     name, supervision : what the spec says of the model: its preset's name, and what taught it where things are.
@@ -37,7 +39,7 @@ class OpenClipBackbone:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         tokenizer: Callable[..., torch.Tensor],
         transform: ImageTransform,
         *,
@@ -45,9 +47,9 @@ class OpenClipBackbone:
         supervision: str,
         device: str | torch.device = "cpu",
     ) -> None:
-        require_additive(model.visual.eval())
         self._model = model.eval().requires_grad_(False).to(device)
-        self._visual: VisionTransformer = model.visual
+        require_additive(self._model.visual)
+        self._visual: VisionTransformer = self._model.visual
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self._transform = transform
@@ -57,7 +59,7 @@ class OpenClipBackbone:
         self.image_size = height
         self.spec = BackboneSpec(
             name=name,
-            grid=tuple(self._visual.grid_size),
+            grid=(int(self._visual.grid_size[0]), int(self._visual.grid_size[1])),
             n_features=self._visual.proj.shape[1],
             weights_hash=hash_weights(model),
             supervision=supervision,
@@ -160,7 +162,7 @@ def area_transform(side: int, mean: Sequence[float], sd: Sequence[float]) -> Ima
     return transform
 
 
-def open_clip_transform(visual: nn.Module) -> ImageTransform:
+def open_clip_transform(visual: Any) -> ImageTransform:
     """Preprocess as open_clip says that this tower's weights want it (antialiased bicubic, their mean and SD)."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from PIL import Image

@@ -176,18 +176,18 @@ def fit_ridge(
         prediction_sd[block] = ((X - mean) @ weights).std(axis=0)
         if on_progress is not None:
             on_progress(block.stop, n_voxels, "fitting voxels")
-    record = _provenance(np.asarray(alphas, np.float32), folds, len(X), alpha)
+    record = _provenance(alphas, folds, len(X), alpha)
     return EncodingModel("ridge", coef, intercept, alpha, prediction_sd, responses.voxels, features.backbone, record)
 
 
-def _provenance(grid: Float[np.ndarray, " alpha"], folds: int, n_train: int, chosen: Float[np.ndarray, " voxel"]) -> dict:
+def _provenance(alphas: Sequence[float], folds: int, n_train: int, chosen: Float[np.ndarray, " voxel"]) -> dict:
     """What the fit was made of; voxels at the ends of the grid show whether it was wide enough."""
     return {
-        "alphas": grid.tolist(),
+        "alphas": [float(alpha) for alpha in alphas],
         "folds": folds,
         "n_train": n_train,
-        "voxels_at_smallest_alpha": int((chosen == grid.min()).sum()),
-        "voxels_at_largest_alpha": int((chosen == grid.max()).sum()),
+        "voxels_at_smallest_alpha": int((chosen == np.float32(min(alphas))).sum()),
+        "voxels_at_largest_alpha": int((chosen == np.float32(max(alphas))).sum()),
     }
 
 
