@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,12 @@ def hash_array(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+@lru_cache
 def code_version(*modules: str) -> str:
-    """Hash of the source text of modules of this package, given as paths under mine_core (`features.py`, `encoding`)."""
+    """Hash of the source text of modules of this package, given as paths under mine_core (`features.py`, `encoding`).
+
+    Read once per process: what runs is the code that was loaded, whatever happens to its files since.
+    """
     root = Path(__file__).parent
     texts = []
     for module in modules:

@@ -21,6 +21,8 @@ SIGNED_MAP = "RdBu_r"
 UNSIGNED_MAP = "viridis"
 GROUP_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442", "#5b5b5b", "#8c510a", "#80cdc1")
 HEAT_HIGH, HEAT_LOW = (178, 24, 43), (33, 102, 172)
+# Below this share of the scale a heatmap is clear, so that it does not tint what it says nothing about.
+FAINT = 0.08
 
 
 def data_url(image: UInt8[np.ndarray, "height width channel"], kind: str = "png") -> str:
@@ -42,7 +44,7 @@ def heat_rgba(values: Float[np.ndarray, "row col"], limit: float, size: int = 96
     strength = np.clip(np.abs(smooth) / max(limit, 1e-12), 0, 1)
     rgba = np.empty((size, size, 4), np.uint8)
     rgba[..., :3] = np.where((smooth >= 0)[..., None], HEAT_HIGH, HEAT_LOW)
-    rgba[..., 3] = (255 * np.sqrt(strength) * (strength > 0.04)).astype(np.uint8)
+    rgba[..., 3] = (255 * strength * (strength > FAINT)).astype(np.uint8)
     return rgba
 
 
@@ -55,9 +57,7 @@ def mask_rgba(
     return rgba
 
 
-def outlined(
-    image: UInt8[np.ndarray, "height width 3"], region: Bool[np.ndarray, "height width"]
-) -> UInt8[np.ndarray, "h w 3"]:
+def outlined(image: UInt8[np.ndarray, "height width 3"], region: Bool[np.ndarray, "height width"]) -> UInt8[np.ndarray, "h w 3"]:
     """Draw a region's border on an image, white on black so that it shows on any ground."""
     scale = max(1, 384 // image.shape[0])
     height, width = image.shape[0] * scale, image.shape[1] * scale
@@ -117,9 +117,7 @@ def shift_figure(shift: PredictedShift, voxel: int, unit: str = "SD of predictio
     return figure
 
 
-def interval_figure(
-    names: Sequence[str], means: Sequence[float], low: Sequence[float], high: Sequence[float], axis: str
-) -> go.Figure:
+def interval_figure(names: Sequence[str], means: Sequence[float], low: Sequence[float], high: Sequence[float], axis: str) -> go.Figure:
     """Draw means with intervals, one row a name."""
     centre = np.asarray(means)
     figure = go.Figure(

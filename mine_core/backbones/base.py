@@ -1,13 +1,15 @@
 """What every backbone can do: images and texts to one joint space, and images to parts."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 
 from mine_core.types import BackboneSpec, IsCancelled, OnProgress
+
+if TYPE_CHECKING:  # opening stored features must not wait for torch
+    import torch
 
 
 class Embedding(NamedTuple):
@@ -31,11 +33,11 @@ class Backbone(Protocol):
     """
 
     spec: BackboneSpec
-    tokenizer: Callable[..., torch.Tensor]
-    device: torch.device
+    tokenizer: Callable[..., "torch.Tensor"]
+    device: "torch.device"
     image_size: int
 
-    def preprocess(self, images: UInt8[np.ndarray, "image height width 3"]) -> Float[torch.Tensor, "image 3 side side"]:
+    def preprocess(self, images: UInt8[np.ndarray, "image height width 3"]) -> "Float[torch.Tensor, 'image 3 side side']":
         """Resize, crop centrally and normalise RGB images as this backbone was trained to see them."""
 
     def embed(
@@ -47,7 +49,7 @@ class Backbone(Protocol):
     ) -> Embedding:
         """Joint-space embeddings of images and their parts; raises Cancelled when asked to stop."""
 
-    def pooled(self, pixels: Float[torch.Tensor, "image 3 side side"]) -> Float[torch.Tensor, "image feature"]:
+    def pooled(self, pixels: "Float[torch.Tensor, 'image 3 side side']") -> "Float[torch.Tensor, 'image feature']":
         """Embed preprocessed images, not L2-normalised, differentiable with respect to `pixels`."""
 
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "text feature"]:

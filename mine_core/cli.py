@@ -1,0 +1,190 @@
+"""The command line: `python -m mine_core COMMAND`. Every command calls the functions that the app calls."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mine_core.artifacts import ArtifactStore, write_text
+from mine_core.config import InstrumentConfig, cache_directory
+from mine_core.errors import ConfigError, MineError
+
+REFUSED = 2
+
+
+class Bar:
+    """A progress bar on a terminal, and silence elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(total=1, disable=not sys.stderr.isatty(), leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}")
+
+    def __call__(self, done: int, total: int, message: str) -> None:
+        """Take a report of work done."""
+        self._bar.total, self._bar.n = total, done
+        self._bar.set_description(message)
+
+    def close(self) -> None:
+        """Clear the bar."""
+        self._bar.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0, or 2 after a one-line refusal."""
+    options = parser().parse_args(arguments)
+    bar = Bar()
+    try:
+        if options.json and not Path(options.json).parent.is_dir():
+            raise ConfigError(f"There is no folder for --json {options.json}; make it first, or name another.")
+        outcome = options.run(options, bar)
+        if options.json:
+            write_text(Path(options.json), json.dumps(outcome, indent=2, allow_nan=False) + "\n")
+    except MineError as refusal:
+        bar.close()
+        print(f"mine: {refusal}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        bar.close()
+        print("mine: stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
+        return REFUSED
+    bar.close()
+    show(outcome)
+    return 0
+
+
+def show(outcome: Any, indent: int = 0) -> None:
+    """Print a result as indented lines."""
+    for name, value in outcome.items():
+        if isinstance(value, Mapping):
+            print(f"{'  ' * indent}{name}:")
+            show(value, indent + 1)
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], str) and len(value) > 3:
+            print(f"{'  ' * indent}{name}:")
+            for line in value:
+                print(f"{'  ' * (indent + 1)}{line}")
+        else:
+            print(f"{'  ' * indent}{name}: {f'{value:.4g}' if isinstance(value, float) else value}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    top = argparse.ArgumentParser(prog="python -m mine_core", description="MINE: what drives each voxel, and is it the cause?")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add(commands, "doctor", "what this machine has, what is missing, and what still works without it", run_doctor)
+    add(commands, "build", "make everything an instrument needs in the cache; goes on where it was stopped", run_build)
+    add(commands, "fit", "fit the encoding model of a subject and score it on held-out stimuli", run_build)
+    add_import(commands)
+    evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
+    add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
+    add(evaluate, "attribution", "pointing game against chance, completeness", run_evaluation("attribution"))
+    add(
+        evaluate,
+        "removal",
+        "does removing what drives a voxel lower its prediction beyond all controls?",
+        run_evaluation("removal"),
+    )
+    benchmark = add_group(commands, "benchmark", "measure how fast a part of the instrument is")
+    add(benchmark, "explain", "one voxel's images, heatmaps and words, beside integrated gradients", run_evaluation("explain"))
+    add(benchmark, "start", "seconds to a usable page, cold and warm, and peak memory", run_evaluation("start"))
+    return top
+
+
+def add_group(commands: Any, name: str, purpose: str) -> Any:
+    """Add a command that has commands of its own."""
+    group = commands.add_parser(name, help=purpose, description=purpose)
+    return group.add_subparsers(dest=f"{name}_what", required=True, metavar="WHAT")
+
+
+def add(commands: Any, name: str, purpose: str, run: Any) -> argparse.ArgumentParser:
+    """Add a command with the options that all share."""
+    command = commands.add_parser(name, help=purpose, description=purpose)
+    command.add_argument("--subject", default="phantom", help="name of a subject (default: phantom)")
+    command.add_argument("--seed", type=int, default=0, help="which phantom, 0 to 89 (default: 0)")
+    command.add_argument("--backbone", default="phantom", help="preset of assets/models.toml (default: phantom)")
+    command.add_argument("--json", metavar="PATH", help="write the result there, as JSON")
+    command.set_defaults(run=run)
+    return command
+
+
+def add_import(commands: Any) -> None:
+    """Add the command that makes a subject of the user's own files."""
+    purpose = "make a subject of your own images and responses"
+    command = commands.add_parser("import", help=purpose, description=purpose)
+    command.add_argument("--name", required=True, help="what to call the subject")
+    command.add_argument("--images", required=True, type=Path, help="folder, zip, npy or HDF5 of images")
+    command.add_argument("--responses", required=True, type=Path, help="npy, HDF5 or CSV of responses")
+    command.add_argument("--response-axes", required=True, metavar="AXES", help="e.g. voxel,stimulus or stimulus,voxel,repeat")
+    command.add_argument("--size", type=int, help="crop to a square and resize to this many pixels (default: refuse if needed)")
+    command.add_argument("--stimulus-ids", type=Path, metavar="PATH", help="text, one file name a line, in the order of the responses")
+    command.add_argument("--image-order", choices=("text", "number"), help="how file names are sorted where nothing has ids")
+    command.add_argument("--splits", type=Path, metavar="PATH", help="CSV stimulus,split (default: drawn by image, 80/10/10 %%)")
+    command.add_argument("--seed", type=int, default=0, help="which random split by image (default: 0)")
+    command.add_argument("--regions", type=Path, metavar="PATH", help="CSV voxel,region")
+    command.add_argument("--noise-ceiling", type=Path, metavar="PATH", help="npy, share of variance per voxel, 0 to 1")
+    command.add_argument("--captions", type=Path, metavar="PATH", help="COCO JSON, or CSV stimulus,caption")
+    command.add_argument("--units", default="as given", help="what the responses are in, e.g. spikes/s (default: as given)")
+    command.add_argument("--image-dataset", metavar="NAME", help="path of the images inside an HDF5 file")
+    command.add_argument("--response-dataset", metavar="NAME", help="path of the responses inside an HDF5 file")
+    command.add_argument("--drop-incomplete", action="store_true", help="drop what has missing values, and say what and why")
+    command.add_argument("--json", metavar="PATH", help="write the result there, as JSON")
+    command.set_defaults(run=run_import)
+
+
+def settings(options: argparse.Namespace) -> InstrumentConfig:
+    """Settings of the instrument that the options name."""
+    return InstrumentConfig(options.subject, options.seed, options.backbone)
+
+
+def run_doctor(options: argparse.Namespace, _bar: Bar) -> dict[str, Any]:
+    """Look at this machine."""
+    from mine_core.instrument.doctor import examine
+
+    return examine(settings(options), ArtifactStore(cache_directory()))
+
+
+def run_build(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    """Build an instrument and say what it is."""
+    from mine_core.instrument.build import build_instrument, summary
+
+    instrument = build_instrument(settings(options), ArtifactStore(cache_directory()), on_progress=bar)
+    return summary(instrument)
+
+
+def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    """Make a subject of files and keep it in the store."""
+    from mine_core.instrument.subjects import import_into
+
+    return import_into(
+        ArtifactStore(cache_directory()),
+        name=options.name,
+        images=options.images,
+        responses=options.responses,
+        response_axes=tuple(part.strip() for part in options.response_axes.split(",")),
+        stimulus_ids=options.stimulus_ids,
+        image_order=options.image_order,
+        splits=options.splits,
+        size=options.size,
+        seed=options.seed,
+        regions=options.regions,
+        noise_ceiling=options.noise_ceiling,
+        captions=options.captions,
+        units=options.units,
+        drop_incomplete=options.drop_incomplete,
+        image_dataset=options.image_dataset,
+        response_dataset=options.response_dataset,
+        on_progress=bar,
+    )
+
+
+def run_evaluation(name: str) -> Any:
+    """Return a runner of one evaluation or benchmark."""
+
+    def run(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+        from mine_core.experiments import experiment
+
+        return experiment(name)(settings(options), ArtifactStore(cache_directory()), bar)
+
+    return run

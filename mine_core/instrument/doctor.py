@@ -1,0 +1,73 @@
+"""What this machine has, what is missing, and what still works without it."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from mine_core.artifacts import ArtifactStore, library_versions
+from mine_core.backbones.presets import backbone_available, preset_names
+from mine_core.config import InstrumentConfig
+from mine_core.cortex.filestore import open_pycortex
+from mine_core.errors import MineError
+from mine_core.instrument.build import is_built
+from mine_core.instrument.subjects import known_subjects
+
+NEEDED_FREE_GB = 2.0
+
+
+def examine(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Any]:
+    """Look at libraries, hardware, space, weights and subjects; each line of `missing` says what works without it."""
+    import torch
+
+    free = shutil.disk_usage(_existing(store.root)).free / 1e9
+    found: dict[str, Any] = {
+        "python": sys.version.split()[0],
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_memory_gb():.0f} GB memory",
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+        "free_disk_gb": round(free, 1),
+        "libraries": library_versions(),
+        "subjects": {name: _state(config, name, store) for name in known_subjects(store)},
+        "backbones": {},
+        "missing": [],
+    }
+    if found["gpu"] == "none":
+        found["missing"].append("No GPU: everything here works on the processor; public backbones take minutes to embed images.")
+    if free < NEEDED_FREE_GB:
+        found["missing"].append(f"{free:.1f} GB of disk free, {NEEDED_FREE_GB:g} needed to build a subject: free some first.")
+    for name in preset_names():
+        available = backbone_available(name)
+        found["backbones"][name] = "ready" if available.ready else available.reason
+        if not available.ready:
+            found["missing"].append(f"Backbone {name}: {available.reason}. The phantom's own backbone needs nothing.")
+    try:
+        open_pycortex(store.root)
+        found["cortex"] = "S1 of pycortex"
+    except MineError as refusal:
+        found["cortex"] = "none"
+        found["missing"].append(f"{refusal} Subjects without a cortex still work.")
+    if importlib.util.find_spec("playwright") is None:
+        found["missing"].append("playwright: only `benchmark start` and the browser tests need it.")
+    return found
+
+
+def _state(config: InstrumentConfig, name: str, store: ArtifactStore) -> str:
+    seed = config.seed if name == "phantom" else 0
+    try:
+        built = is_built(InstrumentConfig(name, seed, config.backbone, config.n_permutations), store)
+    except MineError as refusal:
+        return f"not usable: {refusal}"
+    return f"ready with {config.backbone}" if built else "not built"
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,114 @@
+"""The stages that an instrument is built of: what each depends on and how it is made.
+
+cortex -> subject -> features -> encoding -> words, captions. Each is an artifact whose key follows from the settings and
+the code alone, so the whole chain of keys is known before anything is made: a build that is stopped goes on at the stage
+where it was, and a changed setting rebuilds only what depends on it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
+from mine_core.backbones.presets import weights_key
+from mine_core.config import InstrumentConfig
+from mine_core.cortex.s1 import s1_recipe
+from mine_core.errors import Cancelled
+from mine_core.instrument.subjects import custom_artifact
+from mine_core.types import IsCancelled, OnProgress
+
+Made = Mapping[str, Artifact]
+Make = Callable[[Path, Made, OnProgress, IsCancelled], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One artifact to be made: its recipe, how long it takes beside the others, what to call it, and what makes it."""
+
+    name: str
+    recipe: Recipe
+    weight: int
+    title: str
+    make: Make
+
+
+def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
+    """All stages of an instrument in the order they are made."""
+    before = _phantom_stages(config, store) if config.subject == "phantom" else _custom_stages(config, store)
+    subject = before[-1].recipe.key if config.subject == "phantom" else custom_artifact(config.subject, store).key
+    features = Recipe(
+        "features",
+        {"backbone": config.backbone},
+        (subject, weights_key(config.backbone)),
+        code_version("features.py", "backbones/decomposition.py", "backbones/open_clip_adapter.py"),
+    )
+    encoding = Recipe(
+        "encoding",
+        {"kind": "ridge", "n_permutations": config.n_permutations},
+        (features.key,),
+        code_version("encoding", "statistics.py", "instrument/makers.py"),
+    )
+    words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key,), code_version("description"))
+    captions = Recipe("captions", {}, (features.key,), code_version("backbones/captioning.py"))
+    return [
+        *before,
+        Stage("features", features, 20, "Embedding the stimuli", _maker("features", config)),
+        Stage("encoding", encoding, 15, "Fitting and scoring the encoding model", _maker("encoding", config)),
+        Stage("words", words, 15, "Scoring words for every voxel", _maker("words", config)),
+        Stage("captions", captions, 15, "Writing captions", _maker("captions", config)),
+    ]
+
+
+def _phantom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
+    cortex = s1_recipe()
+    subject = Recipe("subject", {"name": "phantom", "seed": config.seed}, (cortex.key,), code_version("subjects/phantom"))
+    return [
+        Stage("cortex", cortex, 15, "Flattening the cortex", _maker("cortex", store)),
+        Stage("subject", subject, 35, "Rendering scenes and simulating responses", _maker("phantom", config)),
+    ]
+
+
+def _custom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
+    found = custom_artifact(config.subject, store)
+    layout = Recipe("layout", {}, (found.key,), code_version("cortex/layout.py"))
+    return [Stage("cortex", layout, 5, "Laying out units by similarity", _maker("layout", found))]
+
+
+def _maker(name: str, given: Any) -> Make:
+    """Find a maker when it is needed: opening what is in the store must not wait for the libraries that make it."""
+
+    def make(directory: Path, made: Made, on_progress: OnProgress, cancelled: IsCancelled) -> dict[str, Any] | None:
+        from mine_core.instrument import makers
+
+        return getattr(makers, name)(given)(makers.Work(directory, made, on_progress, cancelled))
+
+    return make
+
+
+class Run:
+    """Makes stages in order and reports one progress over all of them."""
+
+    def __init__(self, store: ArtifactStore, on_progress: OnProgress | None, cancelled: IsCancelled | None) -> None:
+        self.store, self.done, self.total = store, 0, 1
+        self.on_progress = on_progress or (lambda *_: None)
+        self.cancelled = cancelled or (lambda: False)
+
+    def make(self, stages: list[Stage], made: dict[str, Artifact]) -> dict[str, Artifact]:
+        """Make every stage that is not in the store; raises Cancelled between and within stages."""
+        self.done, self.total = 0, sum(stage.weight for stage in stages)
+        for stage in stages:
+            if self.cancelled():
+                raise Cancelled(f"Stopped before: {stage.title}. What was finished is kept.")
+            self.on_progress(self.done, self.total, stage.title)
+            made[stage.name] = self.store.build(stage.recipe, lambda path, stage=stage: self._one(stage, path, made))
+            self.done += stage.weight
+        self.on_progress(self.total, self.total, "Ready")
+        return made
+
+    def _one(self, stage: Stage, path: Path, made: Made) -> dict[str, Any] | None:
+        def within(done: int, total: int, message: str = "") -> None:
+            detail = stage.title if message.lower() in stage.title.lower() else f"{stage.title}: {message}"
+            self.on_progress(100 * self.done + round(100 * stage.weight * done / max(total, 1)), 100 * self.total, detail)
+
+        return stage.make(path, made, within, self.cancelled)

@@ -1,0 +1,246 @@
+"""One counterfactual trial: an edit of an image, its matched controls, and how the predictions move."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from mine_core.attribution.decomposition import attribute_images, attributed_region
+from mine_core.counterfactual.controls import make_controls
+from mine_core.counterfactual.editors import Editor
+from mine_core.counterfactual.exemplars import WordView, find_exemplars
+from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask, least_attributed_place
+from mine_core.counterfactual.instant import masked_patch_estimate
+from mine_core.counterfactual.removal import InpaintRemover, object_mask
+from mine_core.counterfactual.shift import embed_distinct, predict_shift
+from mine_core.counterfactual.verification import PresenceScale, verify_edit, with_verification
+from mine_core.description.decoding import attributed_words
+from mine_core.errors import EditError
+from mine_core.instrument.explain import require_voxel
+from mine_core.instrument.instrument import Instrument
+from mine_core.types import ImageEdit, IsCancelled, PredictedShift
+
+Kind = Literal["remove", "insert"]
+N_ELSEWHERE, N_CONTENT = 10, 10
+DRIVING_SHARE, INSERT_SIZE = 0.6, 0.45
+OTHER_WORDS = 6
+# Groups of the vocabulary whose words are things that can be cut out of an image.
+NOT_THINGS = ("colour", "size", "position", "attribute", "action", "material", "place")
+NOTES = {
+    "remove": "Controls remove equally large regions elsewhere, or disturb the same place and keep what it shows.",
+    "insert": "Controls insert other things in the same place and elsewhere, or the same pixels scrambled.",
+}
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """What to do: remove what drives a voxel, or insert a word, in one image; `region` (packed bits) is where, if drawn."""
+
+    kind: Kind
+    voxel: int
+    stimulus: int
+    word: str = ""
+    region: bytes | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An edit with its predicted shift in every voxel beside its controls, and the instant estimate from patches alone."""
+
+    edit: ImageEdit
+    shift: PredictedShift
+    instant: Float[np.ndarray, " voxel"]
+    control_note: str
+
+
+def heat_of(instrument: Instrument, voxel: int, stimulus: int) -> Float[np.ndarray, "row col"]:
+    """Patch attribution of one voxel in one stimulus."""
+    require_voxel(instrument, voxel)
+    return attribute_images(instrument.model, instrument.features, np.array([stimulus]), voxel, instrument.mean_patches)[0]
+
+
+def driving_region(instrument: Instrument, voxel: int, stimulus: int) -> Bool[np.ndarray, "height width"]:
+    """Pixels of what drives a voxel in an image: the attributed patches, extended to the borders of the object.
+
+    Raises EditError where nothing in the image raises the voxel's prediction.
+    """
+    heat = heat_of(instrument, voxel, stimulus)
+    image = np.asarray(instrument.subject.stimuli.images[stimulus])
+    region = attributed_region(heat, *image.shape[:2], DRIVING_SHARE)
+    if not region.any():
+        raise EditError(f"Nothing in image {stimulus} raises the prediction of voxel {voxel}; choose one of its stronger images.")
+    return object_mask(image, region).mask
+
+
+def run_trial(instrument: Instrument, request: EditRequest, cancelled: IsCancelled | None = None) -> Trial:
+    """Make the edit and its controls, embed all of them, and predict the shift of every voxel.
+
+    Raises
+    ------
+    EditError : if the edit cannot be made.
+    SubjectError, AlignmentError : if there is no such voxel or stimulus.
+    Cancelled : if `cancelled()` became True; nothing is kept.
+    """
+    if request.word:
+        _require_word(instrument, request.word)
+    heat = heat_of(instrument, request.voxel, request.stimulus)
+    image = np.asarray(instrument.subject.stimuli.images[request.stimulus])
+    region = _drawn(request, image)
+    if request.kind == "remove":
+        editor: Editor = InpaintRemover()
+        mask = driving_region(instrument, request.voxel, request.stimulus) if region is None else region
+        instruction, pool, direction = "remove what drives the voxel", (), -1
+    else:
+        own = exemplars_of(instrument, request.word)
+        others = [item for word in _other_words(instrument, request.word) for item in exemplars_of(instrument, word)[:2]]
+        editor, mask = _inserter(request, own, heat, image, region)
+        instruction, pool, direction = f"insert {request.word}", tuple(others), 1
+    edit = editor.edit(image, mask, instruction, seed=request.seed, cancelled=cancelled)
+    controls = make_controls(
+        edit,
+        heat,
+        editor,
+        pool,
+        direction=direction,
+        n_elsewhere=N_ELSEWHERE,
+        n_content=N_CONTENT,
+        seed=request.seed,
+        cancelled=cancelled,
+    )
+    images = [image, edit.edited, *(control.image for control in controls)]
+    pooled = embed_distinct(lambda stack: instrument.backbone.get().embed(stack).pooled, images)
+    shift = predict_shift(
+        instrument.model,
+        pooled[0],
+        pooled[1],
+        pooled[2:],
+        [control.name for control in controls],
+        direction=direction,
+        guided_by=str(instrument.model.provenance.get("key", "")),
+    )
+    word = request.word or _driving_word(instrument, request.stimulus, heat)
+    patches = np.asarray(instrument.features.patches[request.stimulus], np.float32)
+    instant = masked_patch_estimate(instrument.model, patches, instrument.mean_patches, edit.edit_mask)
+    return Trial(_verified(instrument, edit, word, direction) if word else edit, shift, instant, NOTES[request.kind])
+
+
+def _drawn(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> Bool[np.ndarray, "height width"] | None:
+    if request.region is None:
+        return None
+    height, width = image.shape[:2]
+    if len(request.region) != (height * width + 7) // 8:
+        raise EditError(f"The region has {8 * len(request.region)} pixels, the image {height * width}; draw it on this image.")
+    bits = np.unpackbits(np.frombuffer(request.region, np.uint8), count=height * width)
+    return bits.astype(bool).reshape(height, width)
+
+
+def _inserter(
+    request: EditRequest,
+    own: tuple[Exemplar, ...],
+    heat: Float[np.ndarray, "row col"],
+    image: UInt8[np.ndarray, "height width 3"],
+    region: Bool[np.ndarray, "height width"] | None,
+) -> tuple[Editor, Bool[np.ndarray, "height width"]]:
+    exemplar = own[request.seed % len(own)]
+    height, width = image.shape[:2]
+    if region is not None:
+        rows, cols = np.nonzero(region)
+        x, y = (cols.min() + cols.max() + 1) / 2 / width, (rows.min() + rows.max() + 1) / 2 / height
+        size = float(min(1.0, max(np.ptp(rows), np.ptp(cols)) / min(height, width)))
+    else:
+        size = INSERT_SIZE
+        x, y = least_attributed_place(heat, exemplar, size=size)
+    mask = insertion_mask(exemplar, height, width, x=float(x), y=float(y), size=max(size, 0.05))
+    return ExemplarInserter({request.word: own}), mask
+
+
+def insertable_words(instrument: Instrument, voxel: int) -> list[str]:
+    """Words for things, those that the voxel wants first."""
+    vocabulary = instrument.vocabulary
+    things = [w for w, group in zip(vocabulary.words, vocabulary.groups, strict=True) if not group.startswith(NOT_THINGS)]
+    wanted = [word for word in instrument.words.description(voxel).phrases if word in things]
+    return [*wanted, *sorted(set(things) - set(wanted))]
+
+
+def _other_words(instrument: Instrument, word: str) -> list[str]:
+    """Words of other groups to compare an insertion with, those with the clearest exemplars tried first."""
+    vocabulary = instrument.vocabulary
+    group = dict(zip(vocabulary.words, vocabulary.groups, strict=True)).get(word)
+    by_group: dict[str, list[str]] = {}
+    for other, of in zip(vocabulary.words, vocabulary.groups, strict=True):
+        if of != group and not of.startswith(NOT_THINGS):
+            by_group.setdefault(of, []).append(other)
+    chosen = []
+    for words in by_group.values():
+        for other in words:
+            try:
+                exemplars_of(instrument, other)
+            except EditError:
+                continue
+            chosen.append(other)
+            break
+    return chosen[:OTHER_WORDS]
+
+
+def exemplars_of(instrument: Instrument, word: str) -> tuple[Exemplar, ...]:
+    """Cut-outs of a word from training images, found once; raises EditError if no image shows it clearly."""
+    return _exemplars(_Handle(instrument, str(instrument.model.provenance.get("key", ""))), word)
+
+
+@dataclass(frozen=True, eq=False)
+class _Handle:
+    """An instrument as a key: equal when the encoding model is."""
+
+    instrument: Instrument
+    key: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Handle) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@lru_cache(maxsize=512)
+def _exemplars(handle: _Handle, word: str) -> tuple[Exemplar, ...]:
+    instrument = handle.instrument
+    _require_word(instrument, word)
+    train, features = instrument.subject.splits.train, instrument.features
+    low, high = int(train.min()), int(train.max()) + 1
+    rows = slice(low, high) if np.array_equal(train, np.arange(low, high)) else train
+    view = WordView(
+        tuple(features.stimulus_ids[i] for i in train),
+        instrument.subject.stimuli.images[rows],
+        np.asarray(features.pooled[rows]),
+        features.patches[rows],
+        np.asarray(instrument.mean_patches),
+        features.backbone.grid,
+    )
+    text = np.asarray(instrument.vocabulary.embedded()[instrument.vocabulary.words.index(word)])
+    return find_exemplars(word, text, view)
+
+
+def _require_word(instrument: Instrument, word: str) -> None:
+    if word not in instrument.vocabulary.words:
+        raise EditError(f"'{word}' is not in the vocabulary; choose one of its {len(instrument.vocabulary)} words.")
+
+
+def _verified(instrument: Instrument, edit: ImageEdit, word: str, direction: int) -> ImageEdit:
+    """Ask the backbone whether the edit did what was asked, and record it in the edit."""
+    validation = instrument.subject.splits.validation
+    scale = PresenceScale(np.asarray(instrument.features.patches[validation]), instrument.features.backbone.grid)
+    text = np.asarray(instrument.vocabulary.embedded()[instrument.vocabulary.words.index(word)])
+    patches = instrument.backbone.get().embed(np.stack([edit.original, edit.edited])).patches
+    found = verify_edit(edit, word, text, patches[0], patches[1], scale, direction=direction)
+    return with_verification(edit, found)
+
+
+def _driving_word(instrument: Instrument, stimulus: int, heat: Float[np.ndarray, "row col"]) -> str:
+    """Word of the patches that drive the voxel in an image; empty where nothing does."""
+    words = attributed_words(
+        instrument.features, instrument.mean_patches, np.array([stimulus]), heat[None], instrument.vocabulary, k=1
+    )[0]
+    return words[0] if words else ""

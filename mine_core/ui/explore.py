@@ -1,0 +1,217 @@
+"""The parts of the Explore page: the map, the ways to a voxel, its card, its images, and one's own photograph."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
+from mine_core.errors import MineError
+from mine_core.figures import data_url, heat_gradient, heat_rgba
+from mine_core.instrument import Instrument
+from mine_core.instrument.explain import ImageExplanation, explain_voxel
+from mine_core.instrument.photograph import Photograph, open_photograph
+from mine_core.ui import maps
+from mine_core.ui.components import GalleryItem, flatmap, gallery
+from mine_core.ui.state import MAPS, View, set_view
+from mine_core.ui.words import profile_of, reliability_line
+
+ORDERS = {"top": "Strongest", "middle": "Middling", "bottom": "Weakest"}
+N_IMAGES, N_WORDS, N_CAVEATS = 12, 6, 2
+# A photograph farther out than this percentage of held-out images is called unlike them.
+UNLIKE = 95.0
+
+
+def map_and_click(view: View, instrument: Instrument) -> View:
+    """Show the chosen map of the cortex; a click on it chooses a voxel."""
+    offered = [name for name in MAPS if name != "image" or view.image >= 0]
+    chosen = st.segmented_control(
+        "Map", offered, format_func=MAPS.get, default=view.map if view.map in offered else offered[0], key="explore_map"
+    )
+    if chosen and chosen != view.map:
+        view = set_view(map=chosen)
+    shown = maps.cortex_map(instrument, view.map, view.image)
+    centre = centre_of_voxel(instrument.flatmap, view.voxel) if view.voxel >= 0 else None
+    selected = None if centre is None else (int(centre[0]), int(centre[1]))
+    table_key = f"{view.subject}-{view.seed}"
+    clicked = flatmap(maps.layer(instrument, shown), selected=selected, table_key=table_key, key="explore_flatmap")
+    maps.legend(shown)
+    if clicked is not None:
+        voxel = voxel_at(instrument.flatmap, *clicked)
+        if voxel is not None and voxel != view.voxel:
+            set_view(voxel=voxel, image=-1)
+            st.rerun()
+    return view
+
+
+def voxel_routes(view: View, instrument: Instrument) -> None:
+    """Offer the ways to a voxel that need no map: region, number, table. They also reach voxels that the map hides."""
+    voxels = instrument.subject.responses.voxels
+    left, right = st.columns(2)
+    with left:
+        names = ["all regions", *voxels.regions]
+        region = st.selectbox("Region", names, key="explore_region")
+    members = np.arange(len(voxels)) if region == names[0] else voxels.in_region(region)
+    with right:
+        number = st.number_input(
+            "Voxel number", 0, len(voxels) - 1, value=view.voxel if view.voxel >= 0 else None, key=f"explore_voxel_{view.voxel}"
+        )
+    if number is not None and number != view.voxel:
+        set_view(voxel=int(number), image=-1)
+        st.rerun()
+    with st.expander(f"Table of voxels ({len(members):,})"):
+        table = voxel_table(instrument, members)
+        event = st.dataframe(
+            table, height=220, hide_index=True, on_select="rerun", selection_mode="single-row", key=f"explore_table_{region}"
+        )
+        rows = event.selection.rows
+        if rows and int(table["voxel"].iloc[rows[0]]) != st.session_state.get("explore_table_last"):
+            picked = int(table["voxel"].iloc[rows[0]])
+            st.session_state["explore_table_last"] = picked
+            set_view(voxel=picked, image=-1)
+            st.rerun()
+
+
+def voxel_table(instrument: Instrument, members: np.ndarray) -> pd.DataFrame:
+    """Voxels with their scores, best first."""
+    score, regions = instrument.score, maps.region_text(instrument)
+    hidden = ~np.isin(members, np.unique(instrument.flatmap.pixel_voxel))
+    table = pd.DataFrame(
+        {
+            "voxel": members,
+            "region": [regions[voxel] for voxel in members],
+            "r": score.r[members].round(3),
+            "noise ceiling": score.noise_ceiling[members].round(3),
+            "q": score.q[members].round(4),
+            "hidden by the map": hidden,
+        }
+    )
+    return table.sort_values("r", ascending=False, ignore_index=True)
+
+
+def voxel_card(view: View, instrument: Instrument) -> None:
+    """Say what is known of the chosen voxel, and how surely."""
+    if view.voxel < 0:
+        st.info("Click a voxel on the map. Bright places are predicted well; region names are drawn on it.")
+        return
+    profile = profile_of(instrument, view.voxel)
+    place = " / ".join(profile.regions) or "outside the named regions"
+    st.subheader(f"Voxel {view.voxel}", anchor=False)
+    st.caption(place)
+    first, second, third = st.columns(3)
+    first.metric("Accuracy r", f"{profile.r:.2f}", help="Pearson correlation of prediction and measurement, held-out images")
+    second.metric("Noise ceiling", f"{profile.noise_ceiling:.2f}", help="Share of the variance that repeats could explain")
+    third.metric("FDR q", f"{profile.q:.3f}", help="Permutation test over held-out images, corrected over all voxels")
+    st.markdown(f"**{profile.reliability.capitalize()}.** {reliability_line(instrument, view.voxel)}")
+    if profile.withheld:
+        st.warning(profile.withheld)
+        return
+    description = profile.description
+    if description and description.phrases:
+        st.markdown("**Wants** " + " · ".join(description.phrases))
+        st.caption(
+            "Words chosen on training images and scored on held-out ones: "
+            + ", ".join(f"{word} {score:+.2f}" for word, score in zip(description.words[:N_WORDS], description.scores, strict=False))
+            + " (correlation with the measured response)."
+        )
+    else:
+        st.markdown("No word of the vocabulary describes this voxel better than chance.")
+    for caveat in profile.caveats[:N_CAVEATS]:
+        st.caption(f"Caution: {caveat}")
+    if len(profile.caveats) > N_CAVEATS:
+        with st.expander(f"{len(profile.caveats) - N_CAVEATS} more cautions"):
+            for caveat in profile.caveats[N_CAVEATS:]:
+                st.caption(caveat)
+
+
+def images_of_voxel(view: View, instrument: Instrument) -> None:
+    """Show the images at one end of the voxel's predicted response, with heatmaps, captions and words."""
+    if view.voxel < 0:
+        return
+    st.divider()
+    order = st.segmented_control(
+        f"Images by the predicted response of voxel {view.voxel}",
+        ORDERS,
+        format_func=ORDERS.get,
+        default="top",
+        key="explore_order",
+    )
+    shown = explain_voxel(instrument, view.voxel, order=order or "top", n=N_IMAGES)
+    limit = max(float(np.abs(item.values).max()) for item in shown) or 1.0
+    items = [_item(instrument, item, limit, item.stimulus == view.image) for item in shown]
+    acted = gallery(
+        items,
+        actions={"remove": "Remove what drives it", "insert": "Insert…"},
+        legend=(f"−{limit:.2f} lowers", heat_gradient(), f"raises +{limit:.2f} SD a patch"),
+        label=f"{ORDERS[order or 'top']} images of voxel {view.voxel}",
+        key="explore_gallery",
+    )
+    held = sum(item.held_out for item in shown)
+    st.caption(
+        f"{len(shown)} of {len(instrument.subject.stimuli):,} images, {held} of them held out from fitting. Heatmap: each patch's "
+        "share of the predicted response against the average patch at that place, in SD of the voxel's predictions; the parts add "
+        f"up to the prediction. {caption_source(instrument)}"
+    )
+    if acted is not None:
+        _act(acted)
+
+
+def caption_source(instrument: Instrument) -> str:
+    """Say who wrote the captions."""
+    if not any(instrument.captions):
+        return "This backbone writes no captions."
+    return f"Captions are written by the backbone '{instrument.config.backbone}'."
+
+
+def _item(instrument: Instrument, item: ImageExplanation, limit: float, chosen: bool) -> GalleryItem:
+    what = item.caption or instrument.subject.stimuli.ids[item.stimulus]
+    return GalleryItem(
+        stimulus=item.stimulus,
+        image=np.asarray(instrument.subject.stimuli.images[item.stimulus]),
+        heat=heat_rgba(item.values, limit),
+        numbers=f"predicted {item.predicted:+.1f} SD · measured {item.measured:+.1f} SD" + (" · held out" if item.held_out else ""),
+        caption=item.caption,
+        words=item.words,
+        alt=f"image {item.stimulus}: {what}",
+        chosen=chosen,
+    )
+
+
+def _act(acted: tuple[str, int]) -> None:
+    action, stimulus = acted
+    if action == "select":
+        set_view(image=stimulus, map="image")
+        st.session_state.pop("explore_map", None)
+        st.rerun()
+    view = set_view(image=stimulus)
+    st.switch_page("pages/counterfactual.py", query_params={**st.query_params.to_dict(), "image": str(view.image), "edit": action})
+
+
+def own_photograph(view: View, instrument: Instrument) -> None:
+    """Let the user bring a photograph and see the predicted response to it over the cortex."""
+    st.divider()
+    with st.expander("Your own photograph"):
+        upload = st.file_uploader("JPEG, PNG or WebP, up to 20 MB", type=["jpg", "jpeg", "png", "webp"], key="explore_upload")
+        if upload is None:
+            st.caption("It is read in memory, cropped to a square, and stays on this machine.")
+            return
+        try:
+            photograph = open_photograph(instrument, upload.getvalue())
+        except MineError as refusal:
+            st.error(str(refusal))
+            return
+        left, right = st.columns([2, 5], gap="medium")
+        with left:
+            st.image(data_url(photograph.image, "webp"), width="stretch", caption=photograph.caption or "Your photograph")
+            _say_how_unlike(photograph)
+        with right:
+            shown = maps.response_map(instrument, photograph.pooled, "your photograph")
+            flatmap(maps.layer(instrument, shown), selected=None, table_key=f"{view.subject}-{view.seed}", key="explore_photo_map")
+            maps.legend(shown)
+
+
+def _say_how_unlike(photograph: Photograph) -> None:
+    farther = f"farther from the fitted images than {photograph.unlikeness:.0f} % of held-out ones"
+    if photograph.unlikeness >= UNLIKE:
+        st.warning(f"This photograph is unlike what the model was fit on: {farther}. Do not lean on its prediction.")
+    else:
+        st.caption(f"It lies {farther}.")

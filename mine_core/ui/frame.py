@@ -1,0 +1,86 @@
+"""What every page shares: which pages there are, the line that says whose brain this is, and the state of a first start."""
+
+import streamlit as st
+
+from mine_core.errors import MineError, SubjectError
+from mine_core.instrument import Instrument
+from mine_core.jobs import Job
+from mine_core.ui import resources
+from mine_core.ui.state import View, current_view
+
+PAGES = (
+    ("explore", "Explore", "pages/explore.py"),
+    ("counterfactual", "Counterfactual", "pages/counterfactual.py"),
+    ("validation", "Validation", "pages/validation.py"),
+    ("data", "Data", "pages/data.py"),
+)
+
+
+def header() -> None:
+    """Say on every page that what is shown is predicted by a model."""
+    st.html(
+        "<style>.st-key-mine_note p {font-size: .82rem; opacity: .75; margin: -0.6rem 0 0 0;}"
+        "[data-testid=stMainBlockContainer] {padding-top: 3.6rem; padding-bottom: 3rem;}</style>"
+    )
+
+
+def require_instrument() -> tuple[View, Instrument]:
+    """Return the view and the opened instrument, or show how far its building is and stop the page."""
+    try:
+        view = current_view()
+        config = view.config()
+        if not resources.built(config):
+            show_build(resources.build(config))
+            st.stop()
+        instrument = resources.instrument(config)
+        _require_shown(view, instrument)
+        return view, instrument
+    except MineError as refusal:
+        st.error(str(refusal))
+        st.page_link("pages/data.py", label="Choose another subject")
+        st.stop()
+
+
+def _require_shown(view: View, instrument: Instrument) -> None:
+    """Refuse a link to a voxel or an image that this subject does not have."""
+    n_voxels, n_images = len(instrument.subject.responses.voxels), len(instrument.subject.stimuli)
+    if not (-1 <= view.voxel < n_voxels and -1 <= view.image < n_images):
+        raise SubjectError(
+            f"The link asks for voxel {view.voxel} and image {view.image}; this subject has voxels 0 to {n_voxels - 1} and "
+            f"images 0 to {n_images - 1}."
+        )
+
+
+def show_build(job: Job) -> None:
+    """Show a build that is under way, with progress and a way to stop it; the page goes on by itself when it is done."""
+    st.subheader("Preparing this subject")
+    st.caption(
+        "The first start renders the stimuli, simulates the recording, embeds the images and fits the encoding model. "
+        "It is done once and kept; a build that is stopped goes on where it was."
+    )
+    _build_progress(job)
+
+
+@st.fragment(run_every="0.5s")
+def _build_progress(job: Job) -> None:
+    if job.state == "done":
+        st.rerun()
+    if job.active:
+        left = f", about {job.seconds_left:.0f} s left" if job.seconds_left is not None else ""
+        st.progress(job.share, f"{job.message or 'Waiting for the worker'}{left}")
+        st.button("Stop", key="build_stop", on_click=job.cancel)
+        return
+    show_ended(job)
+
+
+def show_ended(job: Job) -> None:
+    """Say why a job ended without a result, and offer to start it again."""
+    if job.state == "cancelled":
+        st.info("Stopped. What was finished is kept.")
+    elif job.state == "refused":
+        st.error(str(job.error))
+    elif job.state == "failed":
+        st.error(f"This is a fault of the program, not of your data: {type(job.error).__name__}. The log has the details.")
+    if st.button("Start again", key=f"again_{job.key}"):
+        resources.worker().forget(job.key)
+        st.rerun(scope="app")

@@ -1,0 +1,46 @@
+"""What all sessions of the app share: store, worker thread, opened instruments. Sessions are threads, so all is read-only."""
+
+import streamlit as st
+
+from mine_core.artifacts import ArtifactStore
+from mine_core.config import InstrumentConfig, cache_directory
+from mine_core.instrument import Instrument, is_built, open_instrument
+from mine_core.instrument.build import build_instrument
+from mine_core.jobs import Job, Worker
+
+
+@st.cache_resource
+def store() -> ArtifactStore:
+    """Return the artifact store of this installation."""
+    return ArtifactStore(cache_directory())
+
+
+@st.cache_resource
+def worker() -> Worker:
+    """Return the one thread that does long work."""
+    return Worker()
+
+
+@st.cache_resource(max_entries=3)
+def instrument(config: InstrumentConfig) -> Instrument:
+    """Open an instrument whose parts are all in the store; arrays are memory-mapped and read-only."""
+    return open_instrument(config, store())
+
+
+def built(config: InstrumentConfig) -> bool:
+    """Whether the instrument can be opened without building anything."""
+    return is_built(config, store())
+
+
+def build(config: InstrumentConfig) -> Job:
+    """Start building an instrument, or find the build that is under way."""
+    return worker().submit(
+        build_key(config),
+        f"Building {config.subject}",
+        lambda on_progress, cancelled: build_instrument(config, store(), on_progress=on_progress, cancelled=cancelled),
+    )
+
+
+def build_key(config: InstrumentConfig) -> str:
+    """Name of the job that builds an instrument."""
+    return f"build {config}"

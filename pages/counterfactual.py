@@ -1,0 +1,29 @@
+"""Counterfactual: is that the cause?"""
+
+import streamlit as st
+
+from mine_core.ui import counterfactual
+from mine_core.ui.frame import require_instrument
+
+view, instrument = require_instrument()
+if view.voxel < 0 or view.image < 0:
+    st.info("Choose a voxel and one of its images on the Explore page first.")
+    st.page_link("pages/explore.py", label="Go to Explore")
+    st.stop()
+
+st.subheader(f"Voxel {view.voxel}: is that what drives it?", anchor=False)
+left, right = st.columns([4, 7], gap="medium")
+with left:
+    request = counterfactual.ask(view, instrument)
+with right:
+    trial = counterfactual.run(instrument, request)
+    if trial is not None:
+        counterfactual.before_and_after(trial)
+        counterfactual.verdict(view, instrument, trial)
+if trial is not None:
+    st.divider()
+    left, right = st.columns([6, 5], gap="medium")
+    with left:
+        counterfactual.whole_cortex(view, instrument, trial)
+    with right:
+        counterfactual.history(view, trial)

@@ -1,0 +1,18 @@
+"""Explore: what drives this voxel?"""
+
+import streamlit as st
+
+from mine_core.ui import explore
+from mine_core.ui.frame import require_instrument
+
+view, instrument = require_instrument()
+
+left, right = st.columns([6, 5], gap="medium")
+with left:
+    view = explore.map_and_click(view, instrument)
+with right:
+    explore.voxel_routes(view, instrument)
+    explore.voxel_card(view, instrument)
+
+explore.images_of_voxel(view, instrument)
+explore.own_photograph(view, instrument)

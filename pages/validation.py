@@ -1,0 +1,17 @@
+"""Validation: can I trust this?"""
+
+import streamlit as st
+
+from mine_core.ui import validation
+from mine_core.ui.frame import require_instrument
+
+view, instrument = require_instrument()
+
+st.subheader("What is claimed, and what is not", anchor=False)
+validation.claims()
+st.divider()
+st.subheader("How well this subject is predicted", anchor=False)
+validation.accuracy(instrument)
+st.divider()
+st.subheader("Known answers", anchor=False)
+validation.known_answers(instrument)

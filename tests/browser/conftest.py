@@ -1,0 +1,42 @@
+"""A real server on a built cache, and Chromium to look at it with."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mine_core.artifacts import ArtifactStore
+from mine_core.config import InstrumentConfig, cache_directory
+from mine_core.experiments.start_speed import CHROMIUM_FLAGS, browser_path, serving
+from mine_core.instrument import Instrument, build_instrument
+
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+
+
+@pytest.fixture(scope="session")
+def instrument() -> Instrument:
+    return build_instrument(InstrumentConfig(), ArtifactStore(cache_directory()))
+
+
+@pytest.fixture(scope="session")
+def address(instrument: Instrument) -> Iterator[str]:
+    with serving(cache_directory()) as (_, url):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    shutil.rmtree(SCREENSHOTS, ignore_errors=True)
+    SCREENSHOTS.mkdir()
+    return SCREENSHOTS
+
+
+@pytest.fixture(scope="session")
+def window() -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path(), args=list(CHROMIUM_FLAGS))
+        yield browser
+        browser.close()
