@@ -1,6 +1,5 @@
 """One voxel: how far it can be trusted, what it wants, and what speaks against that."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ LEAST_R, LARGEST_Q = 0.15, 0.05
 WEAK_SHARE, WEAK_R = 0.25, 0.25
 # Words that come together this often in the stimuli are each other's company.
 COMPANY_R = 0.3
+# A word that keeps less than this of its correlation, another held constant, could be its company.
+KEEPS, N_COMPANY = 0.5, 3
 N_EXEMPLARS, N_COUNTER = 6, 4
 # Counter-exemplars are looked for among this share of the stimuli, those that show most of the preferred word.
 LOOKALIKE_SHARE = 0.1
@@ -168,48 +169,44 @@ def _caveats(
 
 
 def usual_company(voxel: int, subject: Subject, features: Features, vocabulary: Vocabulary, words: VoxelWords) -> tuple[str, ...]:
-    """Name pairs of passing words that come together in the stimuli, and which of the two the responses go with.
+    """Say of each phrase which other passing words could be behind it, because they come together in the stimuli.
 
-    For words a, b whose scores correlate above 0.3 over all stimuli: partial correlations of each with the measured
-    held-out responses, the other held constant. A word that keeps less than half of its correlation, while the other
-    keeps more than half, is its usual company; where both lose, the two cannot be told apart.
+    For a phrase a and a passing word b whose scores correlate above 0.3 over all stimuli: the partial correlation of a
+    with the measured held-out responses, b held constant. Where it is less than half of the correlation of a alone, b
+    explains a as well. One line a phrase, naming the three words that leave it least.
 
-    A partial correlation removes only what the backbone's word score knows of the other word.
+    A partial correlation removes only what the backbone's score of b knows of b.
     """
-    passing = words.candidates[voxel][words.passes[voxel]].tolist()
+    passing, phrases = words.candidates[voxel][words.passes[voxel]].tolist(), words.standing(voxel)
     held_out = np.concatenate([subject.splits.validation, subject.splits.test])
-    pooled = np.asarray(features.pooled, np.float32)
-    scores = pooled @ vocabulary.embedded()[passing].T
-    likeness = standardised(scores).T @ standardised(scores)
-    answers = standardised(np.asarray(subject.responses.values[held_out][:, [voxel]], np.float32))
-    alone = (standardised(scores[held_out]).T @ answers)[:, 0]
-    together = standardised(scores[held_out]).T @ standardised(scores[held_out])
+    scores = np.asarray(features.pooled, np.float32) @ vocabulary.embedded()[passing].T
+    likeness = _correlations(scores)
+    answers = np.asarray(subject.responses.values[held_out][:, [voxel]], np.float32)
+    within = _correlations(np.concatenate([answers, scores[held_out]], axis=1))
+    alone, together = within[0, 1:], within[1:, 1:]
     found = []
-    for i in range(len(passing)):
-        for j in range(i + 1, len(passing)):
-            if likeness[i, j] > COMPANY_R:
-                names = [vocabulary.words[passing[i]], vocabulary.words[passing[j]]]
-                found.append(_company(names, alone[[i, j]], float(together[i, j]), float(likeness[i, j])))
-    return tuple(text for text in found if text)
+    for phrase in phrases:
+        at = passing.index(phrase)
+        left = _partial(alone[at], alone, together[at])
+        behind = [b for b in np.argsort(left) if b != at and likeness[at, b] > COMPANY_R and left[b] < KEEPS * alone[at]]
+        if behind:
+            named = [vocabulary.words[passing[b]] for b in behind[:N_COMPANY]]
+            found.append(
+                f"'{vocabulary.words[phrase]}' is also explained by its usual company: {', '.join(named)}. With '{named[0]}' held "
+                f"constant its correlation falls from {alone[at]:.2f} to {left[behind[0]]:.2f}."
+            )
+    return tuple(found)
 
 
-def _company(names: Sequence[str], alone: Float[np.ndarray, " two"], together: float, likeness: float) -> str:
-    """Tell one pair of words apart, or say that it cannot be done; empty if each keeps its own."""
-    own = alone - alone[::-1] * together
-    partial = own / np.sqrt((1 - alone[::-1] ** 2) * max(1 - together**2, 1e-9))
-    lost = partial < 0.5 * alone
-    if lost.all():
-        return (
-            f"'{names[0]}' and '{names[1]}' come together in these images (r = {likeness:.2f}) and the responses do not tell "
-            f"them apart: '{names[0]}' is also explained by its usual company, '{names[1]}'."
-        )
-    if not lost.any():
-        return ""
-    company, cause = (0, 1) if lost[0] else (1, 0)
-    return (
-        f"'{names[company]}' is also explained by its usual company, '{names[cause]}': with that held constant its correlation "
-        f"falls from {alone[company]:.2f} to {partial[company]:.2f}."
-    )
+def _correlations(columns: Float[np.ndarray, "stimulus column"]) -> Float[np.ndarray, "column column"]:
+    scaled = standardised(columns).astype(np.float64)
+    return scaled.T @ scaled
+
+
+def _partial(own: float, other: Float[np.ndarray, " word"], together: Float[np.ndarray, " word"]) -> Float[np.ndarray, " word"]:
+    """Correlation of one word with the responses, each other word held constant in turn; 0 where that word is the same."""
+    left = np.sqrt(np.maximum((1 - other**2) * (1 - together**2), 0.0))
+    return np.where(left > 1e-4, (own - other * together) / np.maximum(left, 1e-4), 0.0)
 
 
 def _require_voxel(voxel: int, subject: Subject, features: Features) -> None:

@@ -16,7 +16,7 @@ from mine_core.types import Description, EncodingModel, Features, Responses
 
 N_CANDIDATES = 10
 # A passing word is a phrase of its own if its correlation with the prediction, the phrases before it held constant, is this large.
-ADDS = 0.1
+ADDS = 0.15
 # Words of a patch that count towards an image's table.
 WORDS_A_PATCH = 3
 
@@ -147,7 +147,7 @@ class VoxelWords:
         """Words that pass, in the order they were chosen, without those that the ones before them account for.
 
         A word is left out when its partial correlation with the predicted response on training stimuli, the words before
-        it held constant, is below 0.1.
+        it held constant, is below 0.15.
         """
         kept: list[int] = []
         by = dict(zip(self.candidates[voxel].tolist(), self.chosen_by[voxel].tolist(), strict=True))

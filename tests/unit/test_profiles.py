@@ -105,52 +105,66 @@ def test_an_unreliable_voxel_is_withheld_with_its_numbers(world):
     assert profile.reliability == "unreliable" and sentence(profile) == profile.withheld
 
 
-def test_the_company_of_the_cause_is_named(world):
+def parts_for_company(world):
     parts, _ = world
-    profile = profile_voxel(BALL, **parts)
-    assert profile.description.words[0] == "ball"
-    texts = [caveat for caveat in profile.caveats if "usual company" in caveat]
-    assert len(texts) == 1 and texts[0].startswith("'person' is also explained by its usual company, 'ball'")
+    return {key: parts[key] for key in ("subject", "features", "vocabulary", "words")}
 
 
-def test_two_words_that_both_drive_are_not_called_company(world):
+def calling_it(words, voxel, name):
+    """The same words, with one of them chosen first, as an encoder that took the company for the cause would."""
+    order = np.argsort(words.candidates[voxel] != WORDS.index(name), kind="stable")
+    changed = {key: np.array(getattr(words, key)) for key in ("candidates", "scores", "p", "passes")}
+    for array in changed.values():
+        array[voxel] = array[voxel][order]
+    return replace(words, **changed)
+
+
+def test_a_cause_is_not_explained_by_its_company(world):
     parts, _ = world
-    assert {"ball", "person"} <= set(parts["words"].description(BOTH).words[:2])
-    names = {key: parts[key] for key in ("subject", "features", "vocabulary", "words")}
-    assert usual_company(BOTH, **names) == ()
+    assert parts["words"].description(BALL).phrases[0] == "ball"
+    assert "person" in {WORDS[w] for w in parts["words"].candidates[BALL][parts["words"].passes[BALL]]}
+    assert not any(text.startswith("'ball'") for text in usual_company(BALL, **parts_for_company(world)))
 
 
-def test_company_is_judged_by_the_partial_correlation(world):
-    """The figure in the caveat equals the correlation of residuals."""
+def test_company_taken_for_the_cause_is_found_out(world):
+    """The figures in the caveat equal the correlation of residuals."""
     parts, _ = world
+    mistaken = parts_for_company(world) | {"words": calling_it(parts["words"], BALL, "person")}
+    text = usual_company(BALL, **mistaken)[0]
+    assert text.startswith("'person' is also explained by its usual company: ball. With 'ball' held constant")
     held_out = np.arange(500, N)
     ball, person = (parts["features"].pooled[held_out, i].astype(float) for i in (0, 1))
     answers = parts["subject"].responses.values[held_out, BALL].astype(float)
     given = np.stack([np.ones(len(ball)), ball], axis=1)
     left = [x - given @ np.linalg.lstsq(given, x, rcond=None)[0] for x in (person, answers)]
     alone, partial = np.corrcoef(person, answers)[0, 1], np.corrcoef(*left)[0, 1]
-    text = next(text for text in profile_voxel(BALL, **parts).caveats if "company" in text)
     assert text.endswith(f"falls from {alone:.2f} to {partial:.2f}.")
+    assert text in profile_voxel(BALL, **(parts | {"words": mistaken["words"]})).caveats
 
 
-def test_words_that_always_come_together_cannot_be_told_apart(world):
+def test_two_words_that_both_drive_are_not_called_company(world):
+    parts, _ = world
+    assert set(parts["words"].description(BOTH).phrases) == {"ball", "person"}
+    assert usual_company(BOTH, **parts_for_company(world)) == ()
+
+
+def test_words_that_the_backbone_reads_alike_explain_each_other(world):
     parts, _ = world
     texts = parts["vocabulary"].embeddings.copy()
-    texts[1] = texts[0]  # the backbone reads both words alike
+    texts[1] = texts[0]
     vocabulary = replace(parts["vocabulary"], embeddings=texts)
-    train, held_out = np.arange(500), np.arange(500, N)
     words = describe_voxels(
         parts["features"],
         parts["subject"].responses,
         parts["model"],
         vocabulary,
-        train=train,
-        held_out=held_out,
+        train=np.arange(500),
+        held_out=np.arange(500, N),
         rng=np.random.default_rng(0),
         n_permutations=99,
     )
-    told = usual_company(BALL, subject=parts["subject"], features=parts["features"], vocabulary=vocabulary, words=words)
-    assert len(told) == 1 and "do not tell them apart" in told[0]
+    told = usual_company(BALL, **(parts_for_company(world) | {"vocabulary": vocabulary, "words": words}))
+    assert len(told) == 1 and told[0].startswith("'ball' is also explained by its usual company: person")
     assert words.description(BALL).phrases == ("ball",)
 
 
