@@ -1,5 +1,6 @@
 """Training objectives of the phantom's backbones: captions alone, or with the scene graph and masks beside them."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from open_clip.coca_model import CoCa
 from torch import Tensor, nn
 
 from mine_core.backbones.phantom_model import PhantomConfig, additive_parts
-from mine_core.backbones.train_data import Batch
+from mine_core.backbones.train_data import GROUP_OF_CONCEPT, GROUPS, Batch
 
 CAPTION_WEIGHT = 2.0
 # each family is averaged by itself: in one mean, hundreds of settled cells outvoted the few that tell a smile
@@ -22,6 +23,8 @@ PRESENCE_WEIGHTS = {
     "composition": 3.0,
 }
 DENSE_CONCEPT_WEIGHT = 2.0
+QUADRANT_WEIGHT = 2.0
+ALIGNMENT_WEIGHT = 2.0
 DENSE_ATTRIBUTE_WEIGHTS = {"facial": 3.0, "attribute": 1.0, "composition": 3.0}
 # a scene without any ball says little about "a red ball": such easy negatives weigh less than a ball of another colour
 EASY_NEGATIVE_WEIGHT = 0.15
@@ -36,11 +39,13 @@ class ReadOuts(nn.Module):
 
     `free` holds one direction per phrase that no text encoder has to agree on. Without it, phrases such as "on the left" and
     "on the right" start with equal texts, the image learns nothing that tells them apart, and so the texts stay equal.
+    `quadrant` holds one direction per group of concepts and quadrant of the image: what is where, in the embedding itself.
     """
 
     def __init__(self, n_phrases: int, width: int) -> None:
         super().__init__()
         self.free = nn.Embedding(n_phrases, width)
+        self.quadrant = nn.Linear(width, 4 * len(GROUPS), bias=False)
         self.presence_scale = nn.Parameter(torch.tensor(1.0))
         self.presence_bias = nn.Parameter(torch.full((5,), -3.0))
         self.patch_scale = nn.Parameter(torch.tensor(0.0))
@@ -94,6 +99,31 @@ def presence_loss(encoded: Encoded, texts: Float[Tensor, "phrase feature"], batc
     return total
 
 
+def quadrant_loss(encoded: Encoded, batch: Batch, read: ReadOuts) -> Tensor:
+    """Cross-entropy of each patch's group of concepts and quadrant, `nothing` having logit 0; the target is how much it fills.
+
+    The embedding, being the mean of the parts, then holds how much of each group is in each quadrant, linearly: what a voxel
+    with a receptive field needs.
+    """
+    n_concepts = batch.families.count("concept")
+    groups = torch.tensor(GROUP_OF_CONCEPT, device=encoded.parts.device)
+    member = F.one_hot(groups, len(GROUPS)).float()
+    filled = torch.einsum("bon,boc->bnc", batch.coverage, batch.truth[..., :n_concepts].float()) @ member
+    grid = math.isqrt(filled.shape[1])
+    half = (torch.arange(grid, device=filled.device) >= grid // 2).long()
+    quadrant = F.one_hot((2 * half[:, None] + half[None, :]).flatten(), 4).float()
+    target = torch.einsum("bng,nq->bngq", filled, quadrant).flatten(2)
+    target = torch.cat([target, (1 - target.sum(dim=-1, keepdim=True)).clamp(min=0)], dim=-1)
+    logits = F.pad(read.quadrant(encoded.parts), (0, 1))
+    return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+def alignment_loss(texts: Float[Tensor, "phrase feature"], free: Float[Tensor, "phrase feature"], batch: Batch) -> Tensor:
+    """One minus the cosine of each attribute's text to the direction that the image alone chose for it."""
+    chosen = _of_family(batch, "facial") | _of_family(batch, "attribute")
+    return 1 - (texts * free.detach())[chosen].sum(dim=-1).mean()
+
+
 def _of_family(batch: Batch, family: str) -> Bool[Tensor, " phrase"]:
     return torch.tensor([name == family for name in batch.families], device=batch.truth.device)
 
@@ -141,4 +171,6 @@ def total_loss(model: CoCa, read: ReadOuts, config: PhantomConfig, pixels: Tenso
         losses["dense_concept"] = DENSE_CONCEPT_WEIGHT * dense_concept_loss(encoded, texts, batch, read)
         losses["dense_attribute"] = dense_attribute_loss(encoded, texts, batch, read)
         losses["free"] = presence_loss(encoded, free, batch, read) + dense_attribute_loss(encoded, free, batch, read)
+        losses["quadrant"] = QUADRANT_WEIGHT * quadrant_loss(encoded, batch, read)
+        losses["alignment"] = ALIGNMENT_WEIGHT * alignment_loss(texts, free, batch)
     return torch.stack(list(losses.values())).sum(), losses

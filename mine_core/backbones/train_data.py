@@ -23,6 +23,8 @@ FACIAL = ("expression", "glasses", "hat", "hair", "age", "view")
 VEHICLES = ("car", "bus", "bicycle", "boat")
 TOOLS = ("hammer", "scissors")
 N_COMPOSITIONS = 64
+GROUPS = scenes.GROUPS
+GROUP_OF_CONCEPT = tuple(GROUPS.index(concept.group) for concept in scenes.CONCEPTS)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from mine_core.backbones import phantom_losses as losses
 from mine_core.backbones.phantom_losses import Encoded, ReadOuts, total_loss
 from mine_core.backbones.phantom_model import PhantomConfig, load_phantom, normalise_pixels
-from mine_core.backbones.train_data import SceneBatches, vocabulary
+from mine_core.backbones.train_data import SceneBatches, scenes, vocabulary
 from mine_core.backbones.train_phantom import CHECKPOINT, Recipe, Training, export, read_state, start_or_resume, train
 from mine_core.errors import BackboneError
 
@@ -168,3 +169,33 @@ def test_refusals(tmp_path):
         Recipe("phantom", scenes=10)
     with pytest.raises(BackboneError, match=CHECKPOINT):
         read_state(tmp_path)
+
+
+def test_quadrant_loss_asks_which_group_is_where():
+    """One scene with a dog (animals) in the top right patch of a 2 x 2 grid; the other patches are empty."""
+    n_concepts, dog = len(losses.GROUP_OF_CONCEPT), [c.name for c in scenes.CONCEPTS].index("dog")
+    truth = torch.zeros(1, 1, n_concepts, dtype=torch.bool)
+    truth[0, 0, dog] = True
+    given = SimpleNamespace(families=("concept",) * n_concepts, truth=truth, coverage=torch.tensor([[[0.0, 1.0, 0.0, 0.0]]]))
+    read = ReadOuts(1, 32)
+    with torch.no_grad():
+        read.quadrant.weight.copy_(torch.eye(32))
+    animals, top_right = scenes.GROUPS.index("animals"), 1
+    value = {}
+    for name, column in (
+        ("right", 4 * animals + top_right),
+        ("elsewhere", 4 * animals + 2),
+        ("other group", top_right),
+    ):
+        parts = torch.full((1, 4, 32), -20.0)
+        parts[0, 1, column] = 20.0
+        value[name] = float(losses.quadrant_loss(replace(encoded(), parts=parts), given, read))
+    assert value["right"] == pytest.approx(0, abs=1e-4)
+    assert min(value["elsewhere"], value["other group"]) > 5
+
+
+def test_alignment_is_one_minus_cosine_over_attributes():
+    texts = torch.eye(3)
+    given = SimpleNamespace(families=("concept", "facial", "attribute"), truth=torch.zeros(1))
+    free = torch.eye(3)[[1, 1, 0]]
+    assert losses.alignment_loss(texts, free, given) == pytest.approx(0.5)
