@@ -41,8 +41,10 @@ def examine(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Any]:
     for name in preset_names():
         available = backbone_available(name)
         found["backbones"][name] = "ready" if available.ready else available.reason
-        if not available.ready:
-            found["missing"].append(f"Backbone {name}: {available.reason}. The phantom's own backbone needs nothing.")
+    absent = [name for name, state in found["backbones"].items() if state != "ready"]
+    if absent:
+        first = found["backbones"][absent[0]]
+        found["missing"].append(f"No weights of {', '.join(absent)}. {absent[0]}: {first}. The phantom's own backbone needs nothing.")
     try:
         open_pycortex(store.root)
         found["cortex"] = "S1 of pycortex"

@@ -1,5 +1,6 @@
 """One counterfactual trial: an edit of an image, its matched controls, and how the predictions move."""
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -17,6 +18,7 @@ from mine_core.counterfactual.removal import InpaintRemover, object_mask
 from mine_core.counterfactual.shift import embed_distinct, predict_shift
 from mine_core.counterfactual.verification import PresenceScale, verify_edit, with_verification
 from mine_core.description.decoding import attributed_words
+from mine_core.description.vocabulary import Vocabulary
 from mine_core.errors import EditError
 from mine_core.instrument.explain import require_voxel
 from mine_core.instrument.instrument import Instrument
@@ -26,8 +28,8 @@ Kind = Literal["remove", "insert"]
 N_ELSEWHERE, N_CONTENT = 10, 10
 DRIVING_SHARE, INSERT_SIZE = 0.6, 0.45
 OTHER_WORDS = 6
-# Groups of the vocabulary whose words are things that can be cut out of an image.
-NOT_THINGS = ("colour", "size", "position", "attribute", "action", "material", "place")
+# Groups of the vocabulary whose words are no things that could be cut out of an image.
+NOT_THINGS = ("colour", "size", "position", "attribute", "action", "material")
 NOTES = {
     "remove": "Controls remove equally large regions elsewhere, or disturb the same place and keep what it shows.",
     "insert": "Controls insert other things in the same place and elsewhere, or the same pixels scrambled.",
@@ -159,30 +161,39 @@ def _inserter(
 
 def insertable_words(instrument: Instrument, voxel: int) -> list[str]:
     """Words for things, those that the voxel wants first."""
-    vocabulary = instrument.vocabulary
-    things = [w for w, group in zip(vocabulary.words, vocabulary.groups, strict=True) if not group.startswith(NOT_THINGS)]
-    wanted = [word for word in instrument.words.description(voxel).phrases if word in things]
-    return [*wanted, *sorted(set(things) - set(wanted))]
+    things = [word for words in _things(instrument.vocabulary).values() for word in words]
+    description = instrument.words.description(voxel)
+    wanted = [word for word in (*description.phrases, *description.words) if word in things]
+    return list(dict.fromkeys([*wanted, *sorted(things)]))
+
+
+def _things(vocabulary: Vocabulary) -> dict[str, list[str]]:
+    """Words that name a thing, by group: one of a word's phrases is the bare noun, or a photo of it."""
+    found: dict[str, list[str]] = {}
+    for word, group, phrases in zip(vocabulary.words, vocabulary.groups, vocabulary.phrases, strict=True):
+        noun = re.compile(f"(a photo of )?(an? )?{re.escape(word)}")
+        if not group.startswith(NOT_THINGS) and any(noun.fullmatch(phrase) for phrase in phrases):
+            found.setdefault(group, []).append(word)
+    return found
 
 
 def _other_words(instrument: Instrument, word: str) -> list[str]:
-    """Words of other groups to compare an insertion with, those with the clearest exemplars tried first."""
-    vocabulary = instrument.vocabulary
-    group = dict(zip(vocabulary.words, vocabulary.groups, strict=True)).get(word)
-    by_group: dict[str, list[str]] = {}
-    for other, of in zip(vocabulary.words, vocabulary.groups, strict=True):
-        if of != group and not of.startswith(NOT_THINGS):
-            by_group.setdefault(of, []).append(other)
+    """Things of other groups to compare an insertion with: of each group the first that has a clear exemplar."""
     chosen = []
-    for words in by_group.values():
-        for other in words:
-            try:
-                exemplars_of(instrument, other)
-            except EditError:
-                continue
-            chosen.append(other)
-            break
+    for words in _things(instrument.vocabulary).values():
+        if word not in words:
+            chosen += [other for other in (_first_clear(instrument, words),) if other]
     return chosen[:OTHER_WORDS]
+
+
+def _first_clear(instrument: Instrument, words: list[str]) -> str:
+    for word in words:
+        try:
+            exemplars_of(instrument, word)
+        except EditError:
+            continue
+        return word
+    return ""
 
 
 def exemplars_of(instrument: Instrument, word: str) -> tuple[Exemplar, ...]:

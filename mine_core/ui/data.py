@@ -128,7 +128,12 @@ def machine() -> None:
     """Say what this machine has and what works without the rest."""
     found = _found(InstrumentConfig())
     st.markdown(f"Python {found['python']} · {found['system']} · GPU: {found['gpu']} · {found['free_disk_gb']} GB free")
-    table = pd.DataFrame({"backbone": found["backbones"].keys(), "state": found["backbones"].values()})
-    st.dataframe(table, hide_index=True, width="stretch", key="data_backbones")
+    states = [_state(name) for name in found["backbones"]]
+    st.dataframe(pd.DataFrame({"backbone": found["backbones"].keys(), "weights": states}), hide_index=True, key="data_backbones")
     for line in found["missing"]:
         st.caption(line)
+
+
+def _state(backbone: str) -> str:
+    available = backbone_available(backbone)
+    return "ready" if available.ready else f"not here ({available.size_mb} MB)"
