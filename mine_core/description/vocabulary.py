@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,8 +114,7 @@ def _require_keys(table: Mapping[str, Any], known: set[str], source: str) -> Non
 
 
 def _require_distinct(words: Sequence[str], source: str) -> None:
-    seen: set[str] = set()
-    twice = sorted({word for word in words if word in seen or seen.add(word)})
+    twice = sorted(word for word, count in Counter(words).items() if count > 1)
     if twice:
         raise ConfigError(f"{source}: {len(twice)} words are given twice (first: '{twice[0]}'); keep each once.")
 
