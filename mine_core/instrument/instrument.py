@@ -15,10 +15,8 @@ from mine_core.cortex.flatmap import FlatMap
 from mine_core.description.decoding import VoxelWords
 from mine_core.description.vocabulary import Vocabulary
 from mine_core.features import Likeness
+from mine_core.profiles import LARGEST_Q, LEAST_R
 from mine_core.types import EncodingModel, EncodingScore, Features, Subject
-
-R_RELIABLE, Q_RELIABLE = 0.15, 0.05
-
 
 T = TypeVar("T")
 
@@ -64,8 +62,13 @@ class Instrument:
 
     def predicted(self, voxel: int) -> Float[np.ndarray, " stimulus"]:
         """Predicted response to every stimulus, in SD of the voxel's predictions from their mean over training stimuli."""
-        raw = self.features.pooled @ self.model.coef[:, voxel]
-        return (raw - raw[self.subject.splits.train].mean()) / self.sd(voxel)
+        raw = self.features.pooled @ self.model.coef[:, voxel] + self.model.intercept[voxel]
+        return raw / self.sd(voxel) - self.mean_prediction(voxel)
+
+    def mean_prediction(self, voxel: int) -> float:
+        """Mean predicted response over training stimuli, in SD of the voxel's predictions."""
+        mean = self.features.pooled[self.subject.splits.train].mean(axis=0)
+        return float(mean @ self.model.coef[:, voxel] + self.model.intercept[voxel]) / self.sd(voxel)
 
     def measured(self, voxel: int) -> Float[np.ndarray, " stimulus"]:
         """Measured response to every stimulus, z-scored over stimuli; constant voxels give zeros."""
@@ -86,4 +89,4 @@ class Instrument:
     @property
     def reliable(self) -> Bool[np.ndarray, " voxel"]:
         """Voxels of which something may be said: held-out r >= 0.15 and q <= 0.05."""
-        return (self.score.r >= R_RELIABLE) & (self.score.q <= Q_RELIABLE)
+        return (self.score.r >= LEAST_R) & (self.score.q <= LARGEST_Q)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from mine_core.artifacts import Artifact, ArtifactStore, write_text
-from mine_core.backbones.base import Backbone
 from mine_core.backbones.presets import load_backbone, vocabulary_of
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.flatmap import save_flatmap
 from mine_core.cortex.layout import similarity_layout
 from mine_core.cortex.s1 import CortexVoxels, make_s1, retinotopic_coordinates
+from mine_core.description.captioning import caption_stimuli
 from mine_core.description.decoding import describe_voxels, save_voxel_words
 from mine_core.description.vocabulary import calibrate, embed_vocabulary, load_vocabulary, save_vocabulary
 from mine_core.encoding.ridge import fit_ridge
@@ -39,7 +39,6 @@ class Work:
 
 PERMUTATION_SEED, WORDS_SEED = 7301, 7302
 LAYOUT_COMPONENTS = 20
-CAPTION_BATCH = 64
 
 
 def cortex(store: ArtifactStore) -> Any:
@@ -168,20 +167,10 @@ def captions(config: InstrumentConfig) -> Any:
 
     def make(work: Work) -> None:
         stimuli, backbone = subject_of(work.made["subject"]).stimuli, load_backbone(config.backbone)
-        written = _captions(stimuli.images, backbone, work)
+        try:
+            written = caption_stimuli(stimuli, backbone, work.on_progress, work.cancelled)
+        except BackboneError:
+            written = ("",) * len(stimuli)
         write_text(work.directory / "captions.json", json.dumps(written))
 
     return make
-
-
-def _captions(images: np.ndarray, backbone: Backbone, work: Work) -> list[str]:
-    written: list[str] = []
-    for start in range(0, len(images), CAPTION_BATCH):
-        if work.cancelled():
-            raise Cancelled(f"Stopped after {start} of {len(images)} captions.")
-        try:
-            written += backbone.caption(np.asarray(images[start : start + CAPTION_BATCH]))
-        except BackboneError:
-            return [""] * len(images)
-        work.on_progress(start, len(images), "")
-    return written

@@ -85,8 +85,9 @@ def verdict(view: View, instrument: Instrument, trial: Trial) -> None:
     rank, p = int(shift.rank[voxel]), float(shift.p[voxel])
     st.markdown(f"### Predicted shift {value:+.2f} SD")
     beyond = "beyond all" if rank == 1 else f"rank {rank} among"
+    before = float(shift.before[voxel]) - instrument.mean_prediction(voxel)
     st.markdown(
-        f"From {shift.before[voxel]:+.2f} to {shift.after[voxel]:+.2f} SD; {beyond} {n} matched controls (one-sided p = {p:.3f}, "
+        f"From {before:+.2f} to {before + value:+.2f} SD around the mean image; {beyond} {n} matched controls (one-sided p = {p:.3f}, "
         f"smallest possible {1 / (n + 1):.3f})."
     )
     checked = trial.edit.provenance.get("verification")

@@ -23,11 +23,10 @@ UNLIKE = 95.0
 
 def map_and_click(view: View, instrument: Instrument) -> View:
     """Show the chosen map of the cortex; a click on it chooses a voxel."""
-    offered = [name for name in MAPS if name != "image" or view.image >= 0]
-    chosen = st.segmented_control(
-        "Map", offered, format_func=MAPS.get, default=view.map if view.map in offered else offered[0], key="explore_map"
-    )
-    if chosen and chosen != view.map:
+    offered = maps.offered(instrument, view.image)
+    shown_map = view.map if view.map in offered else offered[0]
+    chosen = st.pills("Map", offered, format_func=MAPS.get, default=shown_map, key="explore_map") or shown_map
+    if chosen != view.map:
         view = set_view(map=chosen)
     shown = maps.cortex_map(instrument, view.map, view.image)
     centre = centre_of_voxel(instrument.flatmap, view.voxel) if view.voxel >= 0 else None
@@ -99,7 +98,11 @@ def voxel_card(view: View, instrument: Instrument) -> None:
     st.caption(place)
     first, second, third = st.columns(3)
     first.metric("Accuracy r", f"{profile.r:.2f}", help="Pearson correlation of prediction and measurement, held-out images")
-    second.metric("Noise ceiling", f"{profile.noise_ceiling:.2f}", help="Share of the variance that repeats could explain")
+    second.metric(
+        "Noise ceiling",
+        f"{profile.noise_ceiling:.2f}" if profile.noise_ceiling >= 0 else "unknown",
+        help="Share of the variance that repeats could explain",
+    )
     third.metric("FDR q", f"{profile.q:.3f}", help="Permutation test over held-out images, corrected over all voxels")
     st.markdown(f"**{profile.reliability.capitalize()}.** {reliability_line(instrument, view.voxel)}")
     if profile.withheld:
@@ -159,7 +162,9 @@ def caption_source(instrument: Instrument) -> str:
     """Say who wrote the captions."""
     if not any(instrument.captions):
         return "This backbone writes no captions."
-    return f"Captions are written by the backbone '{instrument.config.backbone}'."
+    foreign = instrument.config.backbone.startswith("phantom") and instrument.config.subject != "phantom"
+    warning = " It learnt from rendered scenes: its words and captions for photographs are guesses." if foreign else ""
+    return f"Captions are written by the backbone '{instrument.config.backbone}'.{warning}"
 
 
 def _item(instrument: Instrument, item: ImageExplanation, limit: float, chosen: bool) -> GalleryItem:

@@ -10,6 +10,7 @@ from mine_core.cortex.flatmap import render_groups, render_map
 from mine_core.figures import GROUP_COLOURS, SIGNED_MAP, UNSIGNED_MAP, css_gradient
 from mine_core.instrument import Instrument
 from mine_core.ui.components import MapLayer
+from mine_core.ui.state import MAPS
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class CortexMap:
     def colormap(self) -> str:
         """Matplotlib name of the colours."""
         return SIGNED_MAP if self.signed else UNSIGNED_MAP
+
+
+def offered(instrument: Instrument, image: int) -> list[str]:
+    """Names of the maps that have something to show: no ceiling without repeats, no response without an image."""
+    unknown = {"normalised", "ceiling"} if np.isnan(instrument.score.noise_ceiling).all() else set()
+    return [name for name in MAPS if name not in unknown and (name != "image" or image >= 0)]
 
 
 def cortex_map(instrument: Instrument, name: str, image: int) -> CortexMap:
