@@ -44,7 +44,24 @@ NAMED["white"] = (255, 255, 255)
 FACE = {"expression": "serious", "glasses": "no", "hat": "no", "hair": "brown", "age": "young", "view": "front"}
 GOLDEN_GRAPH = (("snow", 1), (("tower", 0.83636, 0.65806, 0.66388),))
 GOLDEN_CAPTION = "a tower in the snow"
-GOLDEN_COLOURS = [[191.03, 200.55, 212.13], [199.63, 189.23, 170.78], [184.64, 150.13, 146.22], [89.43, 112.42, 72.46]]
+GOLDEN_BACKGROUNDS = [
+    [165.1, 186.3, 193.3],
+    [87.0, 101.3, 61.7],
+    [121.9, 151.4, 139.7],
+    [203.1, 211.6, 220.2],
+    [131.0, 115.6, 113.4],
+    [198.6, 182.7, 165.0],
+    [163.3, 157.2, 160.3],
+    [147.9, 146.0, 144.2],
+]
+GOLDEN_CONCEPTS = [
+    float(mean)
+    for mean in """
+    125.1 104.1 143.1 145.8 75.0 181.0 172.2 211.4 145.3 115.2 133.9 129.1 136.0 95.3
+    149.9 193.7 128.2 116.7 118.8 185.4 166.3 111.8 147.8 135.0 166.3 65.6 140.9 130.6
+    102.4 137.0 78.7 160.3 76.0 158.5 71.0 93.4 95.7 90.8 165.3 92.9
+""".split()
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +76,14 @@ def names(scene: Scene) -> set[str]:
 def face_attributes(concept: str, **changes: str) -> dict[str, str]:
     skipped = ("hair", "age") if concept == "clown" else ()
     return {name: value for name, value in (FACE | changes).items() if name not in skipped}
+
+
+def plain_attributes(concept: str) -> dict[str, str]:
+    if concept in ("man", "woman", "child", "clown"):
+        return face_attributes(concept)
+    if concept == "person":
+        return {"pose": "standing"}
+    return {"colour": "red"} if concept in COLOURED else {}
 
 
 def test_the_vocabulary_of_concepts_attributes_and_backgrounds_is_what_was_asked_for() -> None:
@@ -250,6 +275,10 @@ def test_facial_attributes_change_the_face_and_nothing_else(
     assert np.abs(x).max() < left and y.min() > top and y.max() < bottom
     strong = np.abs(plain.image.astype(int) - altered.image).max(axis=-1) > 40
     assert strong.sum() > 0.02 * masks(plain)[0].sum()
+    if attribute == "expression":
+        rows = (np.arange(192) + 0.5 - item.y * 192) / half
+        assert strong[rows < 0].sum() > 20, "brows"
+        assert strong[rows > 0.15].sum() > 60, "mouth"
 
 
 @pytest.mark.parametrize("attribute", ["age", "hair", "view"])
@@ -352,5 +381,8 @@ def test_the_graph_is_the_one_that_the_backbones_were_trained_on() -> None:
     assert (scene.background, scene.light) == GOLDEN_GRAPH[0]
     assert tuple((item.concept, item.x, item.y, item.size) for item in scene.objects) == GOLDEN_GRAPH[1]
     assert captions(scene, 1)[0] == GOLDEN_CAPTION
-    colours = np.array([render(sample_scene(seed), 96).image.mean(axis=(0, 1)) for seed in range(4)])
-    np.testing.assert_allclose(colours, GOLDEN_COLOURS, atol=0.5)
+    dog = SceneObject("dog", 0.5, 0.5, 0.3, (), 1)
+    places = [render(Scene(1, place.name, (dog,), 1), 64).image.mean(axis=(0, 1)) for place in BACKGROUNDS]
+    np.testing.assert_allclose(places, GOLDEN_BACKGROUNDS, atol=0.5)
+    alone = [render_isolated(concept.name, plain_attributes(concept.name), seed=1, size=64) for concept in CONCEPTS]
+    np.testing.assert_allclose([drawn.image[masks(drawn)[0]].mean() for drawn in alone], GOLDEN_CONCEPTS, atol=0.5)
