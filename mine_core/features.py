@@ -35,8 +35,9 @@ def extract_features(
     """Embed all stimuli and keep the embeddings with their parts in `directory`.
 
     Writes `pooled.npy` and `remainder.npy` (float32), `patches.npy` (float16) and `features.json`, each under a temporary
-    name first and the record last, so that a cut-off run leaves nothing that `load_features` would open. In stored
-    precision |pooled - remainder - sum_i patches_i| <= 2^-11 sum_i |patches_i|, typically a thirtieth of that.
+    name first and the record last, so that a cut-off run leaves nothing that `load_features` would open. A stored part is
+    within 2^-11 of its size of the exact one; the stored remainder takes up what that loses in sum, so that
+    pooled = remainder + sum_i patches_i holds to float32.
 
     Raises
     ------
@@ -195,6 +196,9 @@ def _store(arrays: dict[str, np.memmap], rows: slice, embedding: Embedding) -> N
                 f"{np.dtype(STORED[name])} holds; the backbone's weights are broken or its embedding is badly scaled."
             )
         arrays[name][rows] = part
+    # the remainder takes up what float16 lost of the parts, so that the stored parts sum to the whole
+    parts = np.asarray(arrays["patches"][rows], np.float64).sum(axis=1)
+    arrays["remainder"][rows] = np.asarray(embedding.pooled, np.float64) - parts
 
 
 def _open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:

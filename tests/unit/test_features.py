@@ -49,12 +49,13 @@ def test_stored_features_are_additive_to_the_stated_precision(tmp_path):
     features = extract_features(stimuli(), LinearBackbone(), tmp_path, batch_size=4)
     exact = LinearBackbone().embed(stimuli().images)
     np.testing.assert_array_equal(features.pooled, exact.pooled)
-    np.testing.assert_array_equal(features.remainder, exact.remainder)
+    lost = STORED_PRECISION * np.abs(exact.patches).sum(1) + 1e-5
+    assert (np.abs(features.remainder - exact.remainder) <= lost).all()
     parts = np.asarray(features.patches, np.float64)
     bound = STORED_PRECISION * np.abs(exact.patches) + 2.0**-25
     assert (np.abs(parts - exact.patches) <= bound).all()
     error = np.abs(features.pooled - features.remainder - parts.sum(1))
-    assert (error <= STORED_PRECISION * np.abs(parts).sum(1) + 1e-5).all()
+    assert (error <= 1e-6 * np.abs(parts).sum(1) + 1e-6).all()
     assert error.max() > 0  # float16 does round
     assert features.patches.dtype == np.float16
 
