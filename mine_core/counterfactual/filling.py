@@ -21,7 +21,6 @@ COARSEST = 40  # pixels; the exact search is quadratic in this, and below it obj
 REACH = 2  # patches are 5 x 5
 ROUNDS = 4  # of match and vote at the coarsest scale
 POSITION_WEIGHT = 0.25  # a match across the whole image costs as much as a quarter of the range in every colour
-TRUST_DECAY = 1.3  # a vote loses this factor a pixel of depth: the rim is known, the middle is guessed
 
 _SIDE = 2 * REACH + 1
 _OFFSETS = [(dy, dx) for dy in range(-REACH, REACH + 1) for dx in range(-REACH, REACH + 1)]
@@ -45,11 +44,6 @@ class _Level:
     @property
     def place_weight(self) -> float:
         return POSITION_WEIGHT * 255 * len(_OFFSETS) ** 0.5 / max(self.hole.shape)
-
-    @property
-    def trust(self) -> Float[np.ndarray, " place"]:
-        depth = cv2.distanceTransform(self.hole.astype(np.uint8), cv2.DIST_L2, 3)
-        return TRUST_DECAY ** -depth[self.targets[:, 0], self.targets[:, 1]]
 
 
 def fill_hole(image: Image, hole: Hole, *, on_step: OnStep | None = None, cancelled: IsCancelled | None = None) -> Image:
@@ -233,10 +227,10 @@ def _take_over(
 
 
 def _vote(level: _Level, colours: Colours, found: Places, cost: Float[np.ndarray, " place"]) -> Colours:
-    """Each pixel of the hole becomes the mean of what the patches over it say, weighted by fit and by trust."""
+    """Each pixel of the hole becomes the mean of what the patches over it say, weighted by fit."""
     height, width = level.hole.shape
     scale = 2 * max(float(np.median(cost)), 1.0)
-    weight = (np.exp(-np.maximum(cost, 0) / scale) * level.trust + 1e-9).astype(np.float32)
+    weight = (np.exp(-np.maximum(cost, 0) / scale) + 1e-9).astype(np.float32)
     total = np.zeros((height + 2 * REACH, width + 2 * REACH, 4), np.float32)
     row = width + 2 * REACH
     at = (level.targets[:, 0] + REACH) * row + level.targets[:, 1] + REACH

@@ -5,9 +5,10 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
+from mine_core.attribution.decomposition import attributed_region
 from mine_core.counterfactual.editors import LARGEST_SHARE, OnStep, check_mask, finish_edit, stop_if
 from mine_core.counterfactual.filling import fill_hole
 from mine_core.errors import EditError
@@ -20,7 +21,8 @@ GRABCUT_ROUNDS = 2
 GRABCUT_SEED = 7  # OpenCV starts its colour clusters from a generator of the thread
 UNDECIDED_BAND = 0.6  # width of the band around the seed that may turn out to be object, in radii of the seed
 SURE_CORE = 0.6  # pixels deeper in the seed than this share of its greatest depth are taken for object
-INSIDE = 0.02  # share of the longer side by which the seed must reach beyond the cut to count as what is to go
+CORE = 0.25  # pixels deeper in the seed than this share of its greatest depth are removed whatever the cut says
+DRIVING_SHARE = 0.25  # of the positive attribution
 LEAST_OF_SEED, MOST_OF_SEED = 0.25, 3.0  # a cut outside these areas, relative to the seed, has not found the object
 
 
@@ -82,6 +84,30 @@ class ObjectMask:
     reason: str
 
 
+def driving_mask(
+    image: UInt8[np.ndarray, "height width 3"], values: Float[np.ndarray, "row col"], share: float = DRIVING_SHARE
+) -> ObjectMask:
+    """Find the object that drives a voxel: the region of its strongest patches, extended to the borders of what it lies on.
+
+    Attribution to late patches is broad, for they mix what their neighbours hold; half of it often spans half the image. So
+    the seed is the smallest set of patches that carries `share` of what raises the prediction, and the image's own borders
+    do the rest.
+
+    Parameters
+    ----------
+    values : patch values of one voxel and image, positive where they raise the prediction.
+    share : above 0 and at most 1.
+
+    Raises
+    ------
+    EditError : if nothing raises the prediction, or the region is more than 60 % of the image.
+    """
+    seed = attributed_region(values, image.shape[0], image.shape[1], share)
+    if not seed.any():
+        raise EditError("No patch raises this voxel's prediction, so there is nothing that drives it to remove; choose another image.")
+    return object_mask(image, seed)
+
+
 def object_mask(
     image: UInt8[np.ndarray, "height width 3"], seed_mask: Bool[np.ndarray, "height width"], margin: float = 0.016
 ) -> ObjectMask:
@@ -89,7 +115,7 @@ def object_mask(
 
     GrabCut (Rother, Kolmogorov, Blake 2004, 10.1145/1015706.1015720) starts with the core of the seed as object, the rest of
     it as probable object, a band around it as undecided and everything else as background. The parts that meet the seed
-    are kept, joined with the seed's inside, their holes closed, and the border moved out by `margin`.
+    are kept, joined with the seed's core, their holes closed, and the border moved out by `margin`.
 
     Parameters
     ----------
@@ -119,8 +145,7 @@ def object_mask(
     grow = round(margin * max(height, width))
     if not reason:
         large = cv2.resize(cut.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
-        inside = _shrunk(seed_mask, max(1, round(INSIDE * max(height, width))))
-        found = ndimage.binary_fill_holes(_grown(large | inside, grow))
+        found = ndimage.binary_fill_holes(_grown(large | _core(seed_mask), grow))
         if found.mean() <= LARGEST_SHARE:
             return ObjectMask(found, "grabcut", "")
         reason = f"the cut covers {found.mean():.0%} of the image"
@@ -164,5 +189,6 @@ def _grown(mask: Bool[np.ndarray, "height width"], radius: int) -> Bool[np.ndarr
     return cv2.dilate(mask.astype(np.uint8), _disc(radius)) > 0
 
 
-def _shrunk(mask: Bool[np.ndarray, "height width"], radius: int) -> Bool[np.ndarray, "height width"]:
-    return cv2.erode(mask.astype(np.uint8), _disc(radius)) > 0
+def _core(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    return depth > CORE * depth.max()

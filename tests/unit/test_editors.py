@@ -120,6 +120,13 @@ def test_fill_takes_colours_only_from_outside_the_hole(rng: np.random.Generator)
     assert np.array_equal(fill_hole(image, mask), fill_hole(other, mask))
 
 
+def test_fill_makes_up_no_colour_that_is_not_there(rng: np.random.Generator) -> None:
+    image = rng.integers(180, 221, (SIZE, SIZE, 3), dtype=np.uint8)
+    mask = blob(rng, (SIZE, SIZE))
+    filled = fill_hole(image, mask)[mask]
+    assert 178 <= filled.min() <= filled.max() <= 222
+
+
 def test_fill_of_nothing_is_the_image_and_of_all_but_a_rim_is_refused(rng: np.random.Generator) -> None:
     image = textured(rng)
     assert np.array_equal(fill_hole(image, np.zeros((SIZE, SIZE), bool)), image)
@@ -211,13 +218,25 @@ def test_object_mask_falls_back_to_the_grown_seed_and_says_why(rng: np.random.Ge
     assert seed.sum() < found.mask.sum() < 2 * seed.sum()
 
 
+def mosaic(rng: np.random.Generator, low: int, high: int, size: int = 120) -> np.ndarray:
+    tiles = rng.integers(low, high, (size // 6, size // 6, 3), dtype=np.uint8)
+    return cv2.resize(tiles, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
 def test_object_mask_does_not_depend_on_what_ran_before(rng: np.random.Generator) -> None:
-    image = rng.integers(0, 256, (100, 100, 3), dtype=np.uint8)
-    seed = np.zeros((100, 100), bool)
-    seed[30:60, 30:60] = True
-    first = object_mask(image, seed).mask
-    cv2.setRNGSeed(int(rng.integers(1, 1000)))
-    assert np.array_equal(first, object_mask(image, seed).mask)
+    """GrabCut starts its clusters from a generator of the thread, which other calls move on."""
+    seed = np.zeros((120, 120), bool)
+    seed[40:80, 35:75] = True
+    methods = []
+    for _ in range(8):
+        ball = cv2.circle(np.zeros((120, 120), np.uint8), (57, 60), 28, 1, -1) > 0
+        image = np.where(ball[..., None], mosaic(rng, 60, 256), mosaic(rng, 0, 190))
+        cv2.setRNGSeed(int(rng.integers(1, 1000)))
+        first = object_mask(image, seed)
+        cv2.setRNGSeed(int(rng.integers(1000, 2000)))
+        assert np.array_equal(first.mask, object_mask(image, seed).mask)
+        methods.append(first.method)
+    assert "grabcut" in methods
 
 
 def test_feather_is_nothing_outside_and_everything_deep_inside(rng: np.random.Generator) -> None:
