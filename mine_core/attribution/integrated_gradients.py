@@ -58,7 +58,7 @@ def integrated_gradients(
     side = pixels.shape[1]
     if side % grid[0] or side % grid[1]:
         raise BackboneError(f"A grid of {grid[0]}x{grid[1]} does not divide an image of {side} pixels; use the backbone's own.")
-    weights = torch.as_tensor(np.asarray(model.coef[:, voxel]), dtype=pixels.dtype, device=pixels.device)
+    weights = torch.tensor(np.array(model.coef[:, voxel]), dtype=pixels.dtype, device=pixels.device)
     intercept = float(model.intercept[voxel])
 
     def predict(images: Float[Tensor, "image 3 side side"]) -> Float[Tensor, " image"]:
