@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from mine_core.attribution.decomposition import attribute_images, attributed_region
+from mine_core.attribution.decomposition import attribute_images
 from mine_core.counterfactual.controls import make_controls
 from mine_core.counterfactual.editors import Editor
 from mine_core.counterfactual.exemplars import WordView, find_exemplars
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask, least_attributed_place
 from mine_core.counterfactual.instant import masked_patch_estimate
-from mine_core.counterfactual.removal import InpaintRemover, object_mask
+from mine_core.counterfactual.removal import InpaintRemover, driving_mask
 from mine_core.counterfactual.shift import embed_distinct, predict_shift
 from mine_core.counterfactual.verification import PresenceScale, verify_edit, with_verification
 from mine_core.description.decoding import attributed_words
@@ -26,7 +26,7 @@ from mine_core.types import ImageEdit, IsCancelled, PredictedShift
 
 Kind = Literal["remove", "insert"]
 N_ELSEWHERE, N_CONTENT = 10, 10
-DRIVING_SHARE, INSERT_SIZE = 0.6, 0.45
+INSERT_SIZE = 0.45
 OTHER_WORDS = 6
 # Groups of the vocabulary whose words are no things that could be cut out of an image.
 NOT_THINGS = ("colour", "size", "position", "attribute", "action", "material")
@@ -65,16 +65,12 @@ def heat_of(instrument: Instrument, voxel: int, stimulus: int) -> Float[np.ndarr
 
 
 def driving_region(instrument: Instrument, voxel: int, stimulus: int) -> Bool[np.ndarray, "height width"]:
-    """Pixels of what drives a voxel in an image: the attributed patches, extended to the borders of the object.
+    """Pixels of the object that drives a voxel in an image.
 
     Raises EditError where nothing in the image raises the voxel's prediction.
     """
-    heat = heat_of(instrument, voxel, stimulus)
     image = np.asarray(instrument.subject.stimuli.images[stimulus])
-    region = attributed_region(heat, *image.shape[:2], DRIVING_SHARE)
-    if not region.any():
-        raise EditError(f"Nothing in image {stimulus} raises the prediction of voxel {voxel}; choose one of its stronger images.")
-    return object_mask(image, region).mask
+    return driving_mask(image, heat_of(instrument, voxel, stimulus)).mask
 
 
 def run_trial(instrument: Instrument, request: EditRequest, cancelled: IsCancelled | None = None) -> Trial:
