@@ -21,7 +21,7 @@ from mine_core.counterfactual.controls import (
 from mine_core.counterfactual.exemplars import WordView, find_exemplars, word_attribution
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, blend_in, cut_out, insertion_mask, least_attributed_place
 from mine_core.counterfactual.placements import places_elsewhere
-from mine_core.counterfactual.removal import InpaintRemover, object_mask
+from mine_core.counterfactual.removal import InpaintRemover, driving_mask, object_mask
 from mine_core.counterfactual.shift import embed_distinct, predict_shift
 from mine_core.errors import AlignmentError, Cancelled, EditError
 from mine_core.subjects.phantom.scenes import masks, render, sample_scene
@@ -328,6 +328,18 @@ def embed_colours(images: np.ndarray) -> np.ndarray:
     red = np.tanh(np.maximum(pixels[..., 0] - pixels[..., 1:].mean(-1) - 30, 0) / 40)
     blue = np.tanh(np.maximum(pixels[..., 2] - pixels[..., :2].mean(-1) - 30, 0) / 40)
     return np.stack([red.mean((1, 2)), blue.mean((1, 2))], axis=1)
+
+
+def test_the_object_that_drives_is_found_under_a_broad_attribution(rng: np.random.Generator) -> None:
+    image, ball, box = two_objects(rng)
+    broad = cv2.GaussianBlur(as_patches(ball), (0, 0), 1.2) + 0.02 * rng.random((8, 8)) - 0.05 * as_patches(box)
+    found = driving_mask(image, broad.astype(float))
+    assert found.method == "grabcut"
+    assert found.mask[ball].mean() > 0.95
+    assert found.mask[box].mean() < 0.05
+    assert found.mask.sum() < 2 * ball.sum()
+    with pytest.raises(EditError, match="No patch raises"):
+        driving_mask(image, -np.ones((8, 8)))
 
 
 def test_removing_the_planted_driver_exceeds_all_controls_and_removing_another_object_does_not(rng: np.random.Generator) -> None:
