@@ -97,7 +97,7 @@ def _recipe(model: dict[str, Any], training: dict[str, Any]) -> list[str]:
         f"- {training['scenes_seen']:,} scenes in {training['minutes']:.0f} minutes, batch {recipe['batch_size']}, AdamW, peak rate "
         f"{recipe['rate']:g} (linear warm-up, hold, linear fall), weight decay {recipe['weight_decay']:g}, bf16 autocast, seed "
         f"{recipe['seed']}; weights are a running average ({recipe['average']:g} a step).",
-        "- One core of a Xeon with AMX, shared with other work.",
+        *(f"- {note}" for note in training["notes"]),
         "",
         "```",
         f"python -m mine_core.backbones.train_phantom --name {name} --scenes {recipe['scenes']} --minutes {recipe['minutes']:g} "

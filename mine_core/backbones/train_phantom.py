@@ -11,6 +11,7 @@ import copy
 import json
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -268,8 +269,8 @@ def _evaluate(training: Training, directory: Path) -> None:
     logger.info("quality: %s", json.dumps(found))
 
 
-def export(directory: Path, root: Path) -> PhantomConfig:
-    """Write the averaged weights of a checkpoint to `root`/<name>, with how they came about."""
+def export(directory: Path, root: Path, notes: Sequence[str] = ()) -> PhantomConfig:
+    """Write the averaged weights of a checkpoint to `root`/<name>, with how they came about and notes for the model card."""
     state = read_state(directory)
     config = PhantomConfig.from_dict(state["config"])
     model: CoCa = build_phantom_coca(config)
@@ -280,6 +281,7 @@ def export(directory: Path, root: Path) -> PhantomConfig:
         "first_seed": FIRST_SEED[recipe.name],
         "scenes_seen": progress["step"] * recipe.batch_size,
         "minutes": round(progress["seconds"] / 60, 1),
+        "notes": list(notes),
     }
     return save_phantom(model, config, root / config.name, training)
 
@@ -299,6 +301,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--save-minutes", type=float, default=4.0)
     parser.add_argument("--evaluate-minutes", type=float, default=10.0)
     parser.add_argument("--export", action="store_true", help="write the last checkpoint to assets and do not train")
+    parser.add_argument("--note", action="append", default=[], help="with --export: a sentence for the model card")
     return parser
 
 
@@ -308,7 +311,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     directory = cache_directory() / "training" / asked.name
     if asked.export:
-        export(directory, ASSETS)
+        export(directory, ASSETS, asked.note)
         return
     torch.set_num_threads(asked.threads)
     recipe = Recipe(asked.name, asked.scenes, asked.minutes, asked.batch, asked.rate, seed=asked.seed)

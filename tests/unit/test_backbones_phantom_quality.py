@@ -121,12 +121,14 @@ def test_card_states_the_supervision_and_refuses_figures_of_other_weights(tmp_pa
         "first_seed": 10_000_000,
         "scenes_seen": 640,
         "minutes": 1.0,
+        "notes": ["Trained on a slate."],
     }
     config = save_phantom(model, CONFIG, tmp_path, training)
     found = quality.measure(model.eval(), config, N, n_bootstrap=3)
     report = {"sha256": config.sha256, "n_scenes": N} | found
     (tmp_path / "quality.json").write_text(json.dumps(report))
     text = card(tmp_path)
+    assert "- Trained on a slate." in text
     assert "Localisation of this model is supervised" in text and config.sha256 in text
     assert f"| {found['pointing']['value']:.3f} |" in text
     (tmp_path / "quality.json").write_text(json.dumps(report | {"sha256": "0" * 64}))
