@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from mine_core.backbones import phantom_losses as losses
 from mine_core.backbones.phantom_losses import Encoded, ReadOuts, total_loss
 from mine_core.backbones.phantom_model import PhantomConfig, load_phantom, normalise_pixels
-from mine_core.backbones.train_data import SceneBatches, scenes, vocabulary
+from mine_core.backbones.train_data import Batch, SceneBatches, scenes, vocabulary
 from mine_core.backbones.train_phantom import CHECKPOINT, Recipe, Training, export, read_state, start_or_resume, train
 from mine_core.errors import BackboneError
 
@@ -35,6 +34,12 @@ def encoded(n=5, patches=4, width=6, seed=0):
     return Encoded(parts.mean(dim=1), parts, caption, torch.randn(n, 3, 7, generator=generator))
 
 
+def made_up(families, truth, coverage):
+    n = len(families)
+    images, ids = torch.zeros(1, 2, 2, 3, dtype=torch.uint8), torch.ones(1, 1, dtype=torch.long)
+    return Batch(images, ids, torch.arange(n), ids.expand(n, 1), families, coverage, truth, truth, truth[:, 0])
+
+
 def test_contrastive_loss_by_hand():
     given = encoded()
     scale = torch.tensor(1.2)
@@ -58,7 +63,7 @@ def test_dense_loss_falls_when_patches_name_what_they_show(few):
     filled = torch.einsum("bon,boc->bnc", batch.coverage, batch.truth[..., :n_concepts].float())
     blank = Encoded(texts[:8], torch.zeros_like(filled), texts[:8], torch.zeros(8, 1, 1))
     value = {
-        name: float(losses.dense_concept_loss(replace(blank, parts=parts), texts, batch, read))
+        name: losses.dense_concept_loss(replace(blank, parts=parts), texts, batch, read).item()
         for name, parts in (("blank", blank.parts), ("right", 6 * filled), ("wrong", 6 * filled.roll(1, dims=-1)))
     }
     assert value["right"] < value["blank"] < value["wrong"]
@@ -80,7 +85,7 @@ def test_presence_counts_easy_negatives_less(few):
         pooled = base.pooled.clone()
         pooled[row, column] = 3.0
         change = losses.presence_loss(replace(base, pooled=pooled), texts, batch, read) - losses.presence_loss(base, texts, batch, read)
-        value[name] = float(change)
+        value[name] = change.item()
     assert value["hard"] > 3 * value["easy"] > 0
 
 
@@ -176,7 +181,7 @@ def test_quadrant_loss_asks_which_group_is_where():
     n_concepts, dog = len(losses.GROUP_OF_CONCEPT), [c.name for c in scenes.CONCEPTS].index("dog")
     truth = torch.zeros(1, 1, n_concepts, dtype=torch.bool)
     truth[0, 0, dog] = True
-    given = SimpleNamespace(families=("concept",) * n_concepts, truth=truth, coverage=torch.tensor([[[0.0, 1.0, 0.0, 0.0]]]))
+    given = made_up(("concept",) * n_concepts, truth, torch.tensor([[[0.0, 1.0, 0.0, 0.0]]]))
     read = ReadOuts(1, 32)
     with torch.no_grad():
         read.quadrant.weight.copy_(torch.eye(32))
@@ -189,13 +194,14 @@ def test_quadrant_loss_asks_which_group_is_where():
     ):
         parts = torch.full((1, 4, 32), -20.0)
         parts[0, 1, column] = 20.0
-        value[name] = float(losses.quadrant_loss(replace(encoded(), parts=parts), given, read))
+        value[name] = losses.quadrant_loss(replace(encoded(1, 4, 32), parts=parts), given, read).item()
     assert value["right"] == pytest.approx(0, abs=1e-4)
     assert min(value["elsewhere"], value["other group"]) > 5
 
 
 def test_alignment_is_one_minus_cosine_over_attributes():
     texts = torch.eye(3)
-    given = SimpleNamespace(families=("concept", "facial", "attribute"), truth=torch.zeros(1))
+    none = torch.zeros(1, 1, 3, dtype=torch.bool)
+    given = made_up(("concept", "facial", "attribute"), none, torch.zeros(1, 1, 4))
     free = torch.eye(3)[[1, 1, 0]]
     assert losses.alignment_loss(texts, free, given) == pytest.approx(0.5)
