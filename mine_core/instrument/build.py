@@ -72,7 +72,8 @@ def _open(config: InstrumentConfig, made: dict[str, Artifact]) -> Instrument:
 
 
 def _likeness(splits: Any, pooled: np.ndarray) -> Likeness:
-    return Likeness.fit(np.asarray(pooled[splits.train]), np.asarray(pooled[splits.validation]))
+    held_out = np.concatenate([splits.validation, splits.test])
+    return Likeness.fit(np.asarray(pooled[splits.train]), np.asarray(pooled[held_out]))
 
 
 def _backbone(name: str) -> Any:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
-from mine_core.backbones.presets import weights_key
+from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version, hash_file
+from mine_core.backbones.presets import vocabulary_of, weights_key
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.s1 import s1_recipe
+from mine_core.description.vocabulary import VOCABULARIES
 from mine_core.errors import Cancelled
 from mine_core.instrument.subjects import custom_artifact
 from mine_core.types import IsCancelled, OnProgress
@@ -49,7 +50,8 @@ def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
         (features.key,),
         code_version("encoding", "statistics.py", "instrument/makers.py"),
     )
-    words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key,), code_version("description"))
+    vocabulary = hash_file(VOCABULARIES / f"{vocabulary_of(config.backbone)}.toml")
+    words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key, vocabulary), code_version("description"))
     captions = Recipe("captions", {}, (features.key,), code_version("backbones/captioning.py"))
     return [
         *before,
@@ -71,7 +73,7 @@ def _phantom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stag
 
 def _custom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     found = custom_artifact(config.subject, store)
-    layout = Recipe("layout", {}, (found.key,), code_version("cortex/layout.py"))
+    layout = Recipe("layout", {}, (found.key,), code_version("cortex/layout.py", "instrument/makers.py"))
     return [Stage("cortex", layout, 5, "Laying out units by similarity", _maker("layout", found))]
 
 

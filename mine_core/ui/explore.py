@@ -25,7 +25,7 @@ def map_and_click(view: View, instrument: Instrument) -> View:
     """Show the chosen map of the cortex; a click on it chooses a voxel."""
     offered = maps.offered(instrument, view.image)
     shown_map = view.map if view.map in offered else offered[0]
-    chosen = st.pills("Map", offered, format_func=MAPS.get, default=shown_map, key="explore_map") or shown_map
+    chosen = st.selectbox("Map", offered, format_func=lambda name: MAPS[name], index=offered.index(shown_map), key="explore_map")
     if chosen != view.map:
         view = set_view(map=chosen)
     shown = maps.cortex_map(instrument, view.map, view.image)

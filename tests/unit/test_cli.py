@@ -213,7 +213,7 @@ def test_doctor_says_what_is_here_and_is_not_stopped_by_what_is_missing(
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["subjects"]["phantom"].startswith("not usable: ")
     assert "phantom" in found["backbones"] and found["backbones"]["phantom"] != "ready"
-    assert any(line.startswith("Backbone phantom:") for line in found["missing"])
+    assert any(line.startswith("No weights of phantom,") for line in found["missing"])
     assert "missing:" in capsys.readouterr().out
 
 
@@ -228,3 +228,15 @@ def test_results_are_shown_in_indented_lines(capsys: pytest.CaptureFixture[str])
         "many:",
         *(f"  {letter}" for letter in "abcd"),
     ]
+
+
+def test_a_built_subject_is_summarised_without_making_it_again(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINE_CACHE", str(small.store.root))
+    before = sorted(path for path in small.store.root.rglob("*") if path.suffix != ".lock")
+    assert main(["fit", "--subject", "small", "--json", str(tmp_path / "fit.json")]) == 0
+    written = json.loads((tmp_path / "fit.json").read_text())
+    assert written["subject"] == "small" and written["n_voxels"] == len(small.instrument.score.r)
+    assert f"n_reliable: {written['n_reliable']}" in capsys.readouterr().out
+    assert sorted(path for path in small.store.root.rglob("*") if path.suffix != ".lock") == before

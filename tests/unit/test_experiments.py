@@ -1,13 +1,15 @@
 """Measurements: hand-computed on toy arrays, right where the answer was planted, and refused where none is known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mine_core.experiments import EXPERIMENTS, encoding_accuracy, experiment, planted, removal_effect
+from mine_core.errors import MineError, SubjectError
+from mine_core.experiments import EXPERIMENTS, encoding_accuracy, experiment, explain_speed, planted, removal_effect
 from mine_core.experiments.attribution_accuracy import mass_on, points_at
 from mine_core.types import VoxelIndex
 
@@ -152,3 +154,33 @@ def test_driving_concepts_weigh_at_least_half_of_the_strongest_and_never_inhibit
     choose = getattr(planted.driving_concepts, "__wrapped__", planted.driving_concepts)
     np.testing.assert_array_equal(choose(truth, 0), [1, 2])
     assert not len(choose(truth, 1))
+
+
+@pytest.mark.parametrize("name", ["attribution", "removal"])
+def test_what_needs_a_planted_answer_refuses_a_subject_without_one(name: str, small: Any) -> None:
+    with pytest.raises(SubjectError, match="'small' has no planted truth") as refused:
+        experiment(name)(small.config, small.store, quiet)
+    assert isinstance(refused.value, MineError) and "\n" not in str(refused.value)
+
+
+def test_encoding_is_measured_on_a_subject_of_ones_own(small: Any) -> None:
+    found = experiment("encoding")(small.config, small.store, quiet)
+    assert found["n_voxels"] == small.signal.shape[1] and found["n_test"] == len(small.instrument.subject.splits.test)
+    assert found["null_voxel_false_positive_rate"] is None
+    assert set(found["by_region"]) == {"what", "colour", "no region"}
+    assert abs(found["shuffled_median_r"]) < 0.3 < found["median_r"]
+
+
+def test_the_speed_of_an_answer_is_measured_on_all_voxels_of_a_small_subject(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_speed, "N_IMAGES", 2)
+    monkeypatch.setattr(explain_speed, "N_STEPS", 2)
+    monkeypatch.setattr(explain_speed, "N_GRADIENT_VOXELS", 1)
+    found = experiment("explain")(small.config, small.store, quiet)
+    assert found["n_voxels"] == small.signal.shape[1]
+    assert 0 < found["p50_seconds"] <= found["p95_seconds"]
+    assert found["ratio"] == pytest.approx(found["integrated_gradients_seconds"] / found["p50_seconds"])
+
+
+def test_a_truth_is_opened_only_where_there_is_one(small: Any) -> None:
+    with pytest.raises(SubjectError, match="no readable planted truth|No readable planted truth"):
+        planted.truth_of(replace(small.instrument, truth_path=small.store.root / "nothing"))

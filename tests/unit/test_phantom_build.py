@@ -155,9 +155,7 @@ def test_subjects_share_no_scene_with_each_other_or_with_training(subject: Subje
 
 def test_progress_ends_at_the_total_and_never_goes_back(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    build(
-        tmp_path / "a", 1, n_train=280, n_validation=10, n_test=10, image_size=48, on_progress=lambda d, t, _: told.append((d, t))
-    )
+    build(tmp_path / "a", 1, n_train=280, n_validation=10, n_test=10, image_size=48, on_progress=lambda d, t, _: told.append((d, t)))
     assert told[-1] == (600, 600)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
