@@ -53,3 +53,10 @@ def sums_under(field: Float[np.ndarray, "height width"], kernel: Float[np.ndarra
     exact, weights = field.astype(np.float64), kernel.astype(np.float64)
     sums = cv2.filter2D(exact, cv2.CV_64F, weights, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
     return sums[:tall, :wide]
+
+
+def contrast(image: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "height width"]:
+    """How eventful each pixel is: length of the colour gradient after slight smoothing, in grey levels a pixel (times 8)."""
+    smooth = cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32)
+    across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+    return np.sqrt((across**2 + down**2).sum(-1))

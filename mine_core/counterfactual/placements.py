@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from mine_core.counterfactual.compositing import sums_under
+from mine_core.counterfactual.compositing import contrast, sums_under
 
 SEARCH_SIDE = 64  # pixels of the longer side; places are compared at this size
 STRIDE = 3  # small pixels between the places compared
@@ -62,7 +62,7 @@ def places_elsewhere(
     gap = max(1, round(GAP * max(height, width)))
     forbidden = cv2.dilate(edit_mask.astype(np.uint8), np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)) > 0
     drive = cv2.resize(np.maximum(attribution, 0).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    search = _Search(edit_mask, forbidden, _contrast(image), drive / max(float(drive[edit_mask].sum()), 1e-12))
+    search = _Search(edit_mask, forbidden, contrast(image), drive / max(float(drive[edit_mask].sum()), 1e-12))
     chosen: list[Place] = []
     for candidates in (_moved(search), _compact(search)):
         for place in candidates:
@@ -72,12 +72,6 @@ def places_elsewhere(
             if apart and not (place.mask & forbidden).any():
                 chosen.append(place)
     return chosen
-
-
-def _contrast(image: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "height width"]:
-    smooth = cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32)
-    across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
-    return np.sqrt((across**2 + down**2).sum(-1))
 
 
 def _order(drive: Float[np.ndarray, " place"], events: Float[np.ndarray, " place"]) -> Int[np.ndarray, " place"]:

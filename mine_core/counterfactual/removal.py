@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
 from mine_core.attribution.decomposition import attributed_region
+from mine_core.counterfactual.compositing import contrast
 from mine_core.counterfactual.editors import LARGEST_SHARE, OnStep, check_mask, finish_edit, stop_if
 from mine_core.counterfactual.filling import fill_hole
 from mine_core.errors import EditError
@@ -22,7 +23,8 @@ GRABCUT_SEED = 7  # OpenCV starts its colour clusters from a generator of the th
 UNDECIDED_BAND = 0.6  # width of the band around the seed that may turn out to be object, in radii of the seed
 SURE_CORE = 0.6  # pixels deeper in the seed than this share of its greatest depth are taken for object
 CORE = 0.25  # pixels deeper in the seed than this share of its greatest depth are removed whatever the cut says
-DRIVING_SHARE = 0.25  # of the positive attribution
+DRIVING_SHARE = 0.35  # of the positive attribution, weighted by contrast
+CONTRAST_REACH = 0.17  # SD of the neighbourhood that contrast is averaged over, in patch sides
 LEAST_OF_SEED, MOST_OF_SEED = 0.25, 3.0  # a cut outside these areas, relative to the seed, has not found the object
 
 
@@ -87,11 +89,14 @@ class ObjectMask:
 def driving_mask(
     image: UInt8[np.ndarray, "height width 3"], values: Float[np.ndarray, "row col"], share: float = DRIVING_SHARE
 ) -> ObjectMask:
-    """Find the object that drives a voxel: the region of its strongest patches, extended to the borders of what it lies on.
+    """Find the object that drives a voxel: where attribution is high and there is something to take away.
 
-    Attribution to late patches is broad, for they mix what their neighbours hold; half of it often spans half the image. So
-    the seed is the smallest set of patches that carries `share` of what raises the prediction, and the image's own borders
-    do the rest.
+    weight[p] = max(values[p], 0) * sqrt(contrast[p]); the seed is the smallest set of patches that carries `share` of all
+    weight, and the image's own borders do the rest (`object_mask`).
+
+    Late patches mix what their neighbours hold, so attribution leaks into the ground around an object, and half of it may
+    span half the image. Ground filled with ground is no edit: hence the weight by contrast, the gradient of the image around
+    the patch. It uses the image alone, and the attribution that is shown stays as it is.
 
     Parameters
     ----------
@@ -102,9 +107,13 @@ def driving_mask(
     ------
     EditError : if nothing raises the prediction, or the region is more than 60 % of the image.
     """
-    seed = attributed_region(values, image.shape[0], image.shape[1], share)
+    height, width = image.shape[:2]
+    rows, cols = values.shape
+    around = cv2.GaussianBlur(contrast(image), (0, 0), CONTRAST_REACH * max(height / rows, width / cols))
+    events = cv2.resize(around, (cols, rows), interpolation=cv2.INTER_AREA)
+    seed = attributed_region(np.maximum(values, 0) * np.sqrt(events), height, width, share)
     if not seed.any():
-        raise EditError("No patch raises this voxel's prediction, so there is nothing that drives it to remove; choose another image.")
+        raise EditError("No patch raises this voxel's prediction, so nothing that drives it can be removed; choose another image.")
     return object_mask(image, seed)
 
 
