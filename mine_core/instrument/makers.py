@@ -22,9 +22,10 @@ from mine_core.encoding.scoring import noise_ceiling_from_repeats, score
 from mine_core.errors import BackboneError, Cancelled
 from mine_core.features import extract_features, load_features, mean_patch
 from mine_core.instrument.persist import load_encoding, save_encoding
+from mine_core.instrument.stages import FitOn
 from mine_core.instrument.subjects import subject_of
 from mine_core.subjects.phantom.build import PhantomCortex, build_phantom
-from mine_core.types import IsCancelled, OnProgress, Subject
+from mine_core.types import IsCancelled, OnProgress, Splits, Subject
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,17 @@ def features(config: InstrumentConfig) -> Any:
     return make
 
 
-def encoding(config: InstrumentConfig) -> Any:
-    """Fit ridge per voxel on training stimuli, score it on test stimuli, keep what attribution compares with."""
+def encoding(given: tuple[InstrumentConfig, FitOn]) -> Any:
+    """Fit ridge per voxel on training (or validation) stimuli, score it on test stimuli, keep what attribution compares with."""
+    config, fit_on = given
 
     def make(work: Work) -> None:
         subject, found = subject_of(work.made["subject"]), load_features(work.made["features"].path)
         work.on_progress(0, 3, "fitting")
-        model = fit_ridge(found, subject.responses, subject.splits)
+        splits = subject.splits
+        if fit_on == "validation":
+            splits = Splits(train=splits.validation, validation=splits.train, test=splits.test)
+        model = fit_ridge(found, subject.responses, splits)
         if work.cancelled():
             raise Cancelled("Stopped after fitting; finished stages are kept.")
         work.on_progress(1, 3, "scoring")
@@ -116,7 +121,7 @@ def encoding(config: InstrumentConfig) -> Any:
             noise_ceiling=ceiling_of(subject),
         )
         save_encoding(work.directory, model, scored)
-        np.save(work.directory / "mean_patches.npy", mean_patch(found, subject.splits.train))
+        np.save(work.directory / "mean_patches.npy", mean_patch(found, splits.train))
 
     return make
 

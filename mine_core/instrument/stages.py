@@ -8,7 +8,7 @@ where it was, and a changed setting rebuilds only what depends on it.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version, hash_file
 from mine_core.backbones.presets import vocabulary_of, weights_key
@@ -19,6 +19,7 @@ from mine_core.errors import Cancelled
 from mine_core.instrument.subjects import custom_artifact
 from mine_core.types import IsCancelled, OnProgress
 
+FitOn = Literal["train", "validation"]
 Made = Mapping[str, Artifact]
 Make = Callable[[Path, Made, OnProgress, IsCancelled], dict[str, Any] | None]
 
@@ -36,6 +37,20 @@ class Stage:
 
 def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     """All stages of an instrument in the order they are made."""
+    before = encoding_stages(config, store)
+    features, encoding = before[-2].recipe, before[-1].recipe
+    vocabulary = hash_file(VOCABULARIES / f"{vocabulary_of(config.backbone)}.toml")
+    words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key, vocabulary), code_version("description"))
+    captions = Recipe("captions", {}, (features.key,), code_version("backbones/captioning.py"))
+    return [
+        *before,
+        Stage("words", words, 15, "Scoring words for every voxel", _maker("words", config)),
+        Stage("captions", captions, 15, "Writing captions", _maker("captions", config)),
+    ]
+
+
+def encoding_stages(config: InstrumentConfig, store: ArtifactStore, fit_on: FitOn = "train") -> list[Stage]:
+    """Stages up to a fitted and scored encoding model; `fit_on` says which part of the stimuli it is fit on."""
     before = _phantom_stages(config, store) if config.subject == "phantom" else _custom_stages(config, store)
     subject = before[-1].recipe.key if config.subject == "phantom" else custom_artifact(config.subject, store).key
     features = Recipe(
@@ -46,19 +61,14 @@ def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     )
     encoding = Recipe(
         "encoding",
-        {"kind": "ridge", "n_permutations": config.n_permutations},
+        {"kind": "ridge", "n_permutations": config.n_permutations, "fit_on": fit_on},
         (features.key,),
         code_version("encoding", "statistics.py", "instrument/makers.py"),
     )
-    vocabulary = hash_file(VOCABULARIES / f"{vocabulary_of(config.backbone)}.toml")
-    words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key, vocabulary), code_version("description"))
-    captions = Recipe("captions", {}, (features.key,), code_version("backbones/captioning.py"))
     return [
         *before,
         Stage("features", features, 20, "Embedding the stimuli", _maker("features", config)),
-        Stage("encoding", encoding, 15, "Fitting and scoring the encoding model", _maker("encoding", config)),
-        Stage("words", words, 15, "Scoring words for every voxel", _maker("words", config)),
-        Stage("captions", captions, 15, "Writing captions", _maker("captions", config)),
+        Stage("encoding", encoding, 15, "Fitting and scoring the encoding model", _maker("encoding", (config, fit_on))),
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from mine_core.attribution.decomposition import attribute_images
+from mine_core.backbones.base import Backbone
 from mine_core.counterfactual.controls import make_controls
 from mine_core.counterfactual.editors import Editor
 from mine_core.counterfactual.exemplars import WordView, find_exemplars
@@ -22,7 +23,8 @@ from mine_core.description.vocabulary import Vocabulary
 from mine_core.errors import EditError
 from mine_core.instrument.explain import require_voxel
 from mine_core.instrument.instrument import Instrument
-from mine_core.types import ImageEdit, IsCancelled, PredictedShift
+from mine_core.instrument.second import SecondEncoder
+from mine_core.types import EncodingModel, ImageEdit, IsCancelled, PredictedShift
 
 Kind = Literal["remove", "insert"]
 N_ELSEWHERE, N_CONTENT = 10, 10
@@ -52,12 +54,16 @@ class EditRequest:
 
 @dataclass(frozen=True)
 class Trial:
-    """An edit with its predicted shift in every voxel beside its controls, and the instant estimate from patches alone."""
+    """An edit with its predicted shift in every voxel beside its controls, and the instant estimate from patches alone.
+
+    `check` is the shift of the same edit and controls by an encoder that took no part in choosing them; None without one.
+    """
 
     edit: ImageEdit
     shift: PredictedShift
     instant: Float[np.ndarray, " voxel"]
     control_note: str
+    check: PredictedShift | None = None
 
 
 def heat_of(instrument: Instrument, voxel: int, stimulus: int) -> Float[np.ndarray, "row col"]:
@@ -75,8 +81,10 @@ def driving_region(instrument: Instrument, voxel: int, stimulus: int) -> Bool[np
     return driving_mask(image, heat_of(instrument, voxel, stimulus), DRIVING_SHARE).mask
 
 
-def run_trial(instrument: Instrument, request: EditRequest, cancelled: IsCancelled | None = None) -> Trial:
-    """Make the edit and its controls, embed all of them, and predict the shift of every voxel.
+def run_trial(
+    instrument: Instrument, request: EditRequest, second: SecondEncoder | None = None, cancelled: IsCancelled | None = None
+) -> Trial:
+    """Make the edit and its controls, embed all of them, and predict the shift of every voxel; a second encoder checks it.
 
     Raises
     ------
@@ -111,20 +119,32 @@ def run_trial(instrument: Instrument, request: EditRequest, cancelled: IsCancell
         cancelled=cancelled,
     )
     images = [image, edit.edited, *(control.image for control in controls)]
-    pooled = embed_distinct(lambda stack: instrument.backbone.get().embed(stack).pooled, images)
-    shift = predict_shift(
-        instrument.model,
-        pooled[0],
-        pooled[1],
-        pooled[2:],
-        [control.name for control in controls],
-        direction=direction,
-        guided_by=str(instrument.model.provenance.get("key", "")),
-    )
+    names = [control.name for control in controls]
+    guide = str(instrument.model.provenance.get("key", ""))
+    shift = _shift(instrument.model, instrument.backbone.get(), images, names, direction, guided_by=guide)
+    check = None
+    if second is not None:
+        check = _shift(second.model, second.backbone.get(), images, names, direction, guided_by=guide, checked_by=second.key)
     word = request.word or _driving_word(instrument, request.stimulus, heat)
     patches = np.asarray(instrument.features.patches[request.stimulus], np.float32)
     instant = masked_patch_estimate(instrument.model, patches, instrument.mean_patches, edit.edit_mask)
-    return Trial(_verified(instrument, edit, word, direction) if word else edit, shift, instant, NOTES[request.kind])
+    return Trial(_verified(instrument, edit, word, direction) if word else edit, shift, instant, NOTES[request.kind], check)
+
+
+def _shift(
+    model: EncodingModel,
+    backbone: Backbone,
+    images: list[UInt8[np.ndarray, "height width 3"]],
+    names: list[str],
+    direction: int,
+    *,
+    guided_by: str,
+    checked_by: str | None = None,
+) -> PredictedShift:
+    """Shift from the first image to the second, beside those from the first to each control."""
+    pooled = embed_distinct(lambda stack: backbone.embed(stack).pooled, images)
+    before, after, controls = pooled[0], pooled[1], pooled[2:]
+    return predict_shift(model, before, after, controls, names, direction=direction, guided_by=guided_by, checked_by=checked_by)
 
 
 def _drawn(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> Bool[np.ndarray, "height width"] | None:
