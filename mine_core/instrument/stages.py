@@ -19,6 +19,8 @@ from mine_core.errors import Cancelled
 from mine_core.instrument.subjects import custom_artifact
 from mine_core.types import IsCancelled, OnProgress
 
+SCORING_CODE = ("encoding/scoring.py", "encoding/alignment.py", "statistics.py", "instrument/persist.py")
+RIDGE_CODE = ("encoding/ridge.py", *SCORING_CODE)
 FitOn = Literal["train", "validation"]
 Made = Mapping[str, Artifact]
 Make = Callable[[Path, Made, OnProgress, IsCancelled], dict[str, Any] | None]
@@ -63,7 +65,7 @@ def encoding_stages(config: InstrumentConfig, store: ArtifactStore, fit_on: FitO
         "encoding",
         {"kind": "ridge", "n_permutations": config.n_permutations, "fit_on": fit_on},
         (features.key,),
-        code_version("encoding", "statistics.py", "instrument/makers.py"),
+        code_version(*RIDGE_CODE, "instrument/makers.py"),
     )
     return [
         *before,
