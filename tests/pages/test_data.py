@@ -14,8 +14,10 @@ from streamlit.testing.v1 import AppTest
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import PROJECT
 from mine_core.errors import Cancelled
+from mine_core.instrument import subjects
 from mine_core.instrument.subjects import import_into, known_subjects
 from mine_core.jobs import Job, Worker
+from mine_core.subjects.store import save_subject
 from mine_core.ui import data, resources
 
 N, SIDE, N_VOXELS = 60, 32, 5
@@ -153,16 +155,26 @@ def test_another_import_takes_the_place_of_the_last(store, rng):
     assert not app.error and len(app.success) == 1
 
 
-def test_a_stop_after_the_images_are_read_leaves_nothing_either(store, tmp_path, rng):
+@pytest.mark.parametrize("when", ["read", "saved"])
+def test_a_stop_after_the_images_are_read_leaves_nothing_either(store, rng, monkeypatch, when):
+    stop, saved = threading.Event(), []
+
+    def save(directory, subject):
+        save_subject(directory, subject)
+        saved.append(directory)
+        stop.set()
+
+    def on_progress(done, total, message):
+        if done == total and when == "read":
+            stop.set()
+
+    monkeypatch.setattr(subjects, "save_subject", save)
     given = {"name": "mine", "images": images(rng), "responses": responses(rng), "response_axes": ("voxel", "stimulus")}
-    asked: list[bool] = []
-    import_into(ArtifactStore(tmp_path / "other"), cancelled=lambda: bool(asked.append(False)), **given)
-    for last in (1, 2):  # before the subject is kept, and before it is saved
-        answers = [False] * (len(asked) - last) + [True]
-        with pytest.raises(Cancelled, match="nothing of it was kept"):
-            import_into(store, cancelled=lambda answers=answers: answers.pop(0), **given)
-        assert known_subjects(store) == ("phantom",)
-        assert artifacts(store) == []
+    with pytest.raises(Cancelled, match="nothing of it was kept"):
+        import_into(store, cancelled=stop.is_set, on_progress=on_progress, **given)
+    assert len(saved) == (when == "saved")
+    assert known_subjects(store) == ("phantom",)
+    assert artifacts(store) == []
 
 
 def test_a_name_and_both_files_are_needed(store):
