@@ -1,7 +1,7 @@
 """One counterfactual trial: an edit of an image, its matched controls, and how the predictions move."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -42,13 +42,18 @@ NOTES = {
 
 @dataclass(frozen=True)
 class EditRequest:
-    """What to do: remove what drives a voxel, or insert a word, in one image; `region` (packed bits) is where, if drawn."""
+    """What to do in one image: remove what drives a voxel, or insert a word.
+
+    Where: in `region` (packed bits), if one is drawn; or an insertion at `place`, the (row, col) of the pixel, counted from 0
+    at the top left, that the middle of what is inserted comes to lie on, or as near as it fits into the image.
+    """
 
     kind: Kind
     voxel: int
     stimulus: int
     word: str = ""
     region: bytes | None = None
+    place: tuple[int, int] | None = None
     seed: int = 0
 
 
@@ -88,7 +93,7 @@ def run_trial(
 
     Raises
     ------
-    EditError : if the edit cannot be made.
+    EditError : if the edit cannot be made; if `place` is outside the image, or given with a region or for a removal.
     SubjectError, AlignmentError : if there is no such voxel or stimulus.
     Cancelled : if `cancelled()` became True; nothing is kept.
     """
@@ -96,17 +101,8 @@ def run_trial(
         _require_word(instrument, request.word)
     heat = heat_of(instrument, request.voxel, request.stimulus)
     image = np.asarray(instrument.subject.stimuli.images[request.stimulus])
-    region = _drawn(request, image)
-    if request.kind == "remove":
-        editor: Editor = InpaintRemover()
-        mask = driving_region(instrument, request.voxel, request.stimulus) if region is None else region
-        instruction, pool, direction = "remove what drives the voxel", (), -1
-    else:
-        own = exemplars_of(instrument, request.word)
-        others = [item for word in _other_words(instrument, request.word) for item in exemplars_of(instrument, word)[:2]]
-        editor, mask = _inserter(request, own, heat, image, region)
-        instruction, pool, direction = f"insert {request.word}", tuple(others), 1
-    edit = editor.edit(image, mask, instruction, seed=request.seed, cancelled=cancelled)
+    editor, edit, pool = _edited(instrument, request, heat, image, cancelled)
+    direction = -1 if request.kind == "remove" else 1
     controls = make_controls(
         edit,
         heat,
@@ -147,6 +143,27 @@ def _shift(
     return predict_shift(model, before, after, controls, names, direction=direction, guided_by=guided_by, checked_by=checked_by)
 
 
+def _edited(
+    instrument: Instrument,
+    request: EditRequest,
+    heat: Float[np.ndarray, "row col"],
+    image: UInt8[np.ndarray, "height width 3"],
+    cancelled: IsCancelled | None,
+) -> tuple[Editor, ImageEdit, tuple[Exemplar, ...]]:
+    """Make the edit; returns what made it, the edit, and other words' exemplars to compare an insertion with."""
+    region = _drawn(request, image)
+    _check_place(request, image)
+    if request.kind == "remove":
+        remover = InpaintRemover()
+        mask = driving_region(instrument, request.voxel, request.stimulus) if region is None else region
+        return remover, remover.edit(image, mask, "remove what drives the voxel", seed=request.seed, cancelled=cancelled), ()
+    own = exemplars_of(instrument, request.word)
+    others = [item for word in _other_words(instrument, request.word) for item in exemplars_of(instrument, word)[:2]]
+    inserter, mask = _inserter(request, own, heat, image, region)
+    edit = inserter.edit(image, mask, f"insert {request.word}", seed=request.seed, cancelled=cancelled)
+    return inserter, _with_place(edit, request), tuple(others)
+
+
 def _drawn(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> Bool[np.ndarray, "height width"] | None:
     if request.region is None:
         return None
@@ -155,6 +172,30 @@ def _drawn(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> 
         raise EditError(f"The region has {8 * len(request.region)} pixels, the image {height * width}; draw it on this image.")
     bits = np.unpackbits(np.frombuffer(request.region, np.uint8), count=height * width)
     return bits.astype(bool).reshape(height, width)
+
+
+def _check_place(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> None:
+    if request.place is None:
+        return
+    (row, col), (height, width) = request.place, image.shape[:2]
+    if request.kind != "insert" or request.region is not None:
+        given = "a removal" if request.kind != "insert" else "an insertion into a drawn region"
+        raise EditError(f"A place was given for {given}; a place is for an insertion without one. Give the one or the other.")
+    if not (0 <= row < height and 0 <= col < width):
+        raise EditError(f"Row {row}, column {col} is outside the image; choose rows 0 to {height - 1} and columns 0 to {width - 1}.")
+
+
+def _with_place(edit: ImageEdit, request: EditRequest) -> ImageEdit:
+    """Record where the middle of an insertion lies, and who chose the place."""
+    rows, cols = np.flatnonzero(edit.edit_mask.any(axis=1)), np.flatnonzero(edit.edit_mask.any(axis=0))
+    chosen = "least attributed" if request.place is None else "given"
+    place = {
+        "row": int(rows[0] + rows[-1]) // 2,
+        "col": int(cols[0] + cols[-1]) // 2,
+        "chosen_by": chosen if request.region is None else "drawn region",
+        "given": None if request.place is None else list(request.place),
+    }
+    return replace(edit, provenance={**edit.provenance, "place": place})
 
 
 def _inserter(
@@ -170,6 +211,9 @@ def _inserter(
         rows, cols = np.nonzero(region)
         x, y = (cols.min() + cols.max() + 1) / 2 / width, (rows.min() + rows.max() + 1) / 2 / height
         size = float(min(1.0, max(np.ptp(rows), np.ptp(cols)) / min(height, width)))
+    elif request.place is not None:
+        size, (row, col) = INSERT_SIZE, request.place
+        x, y = (col + 0.5) / width, (row + 0.5) / height
     else:
         size = INSERT_SIZE
         x, y = least_attributed_place(heat, exemplar, size=size)
