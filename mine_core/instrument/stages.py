@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version, hash_file
-from mine_core.backbones.presets import vocabulary_of, weights_key
+from mine_core.backbones.presets import adapter_code, vocabulary_of, weights_key
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.s1 import s1_recipe
 from mine_core.description.vocabulary import VOCABULARIES
@@ -42,7 +42,7 @@ def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
         "features",
         {"backbone": config.backbone},
         (subject, weights_key(config.backbone)),
-        code_version("features.py", "backbones/decomposition.py", "backbones/open_clip_adapter.py"),
+        code_version("features.py", *adapter_code(config.backbone)),
     )
     encoding = Recipe(
         "encoding",

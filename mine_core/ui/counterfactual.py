@@ -9,6 +9,7 @@ from mine_core.errors import MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.trials import EditRequest, Trial, driving_region, insertable_words, run_trial
+from mine_core.profiles import wordless_text
 from mine_core.ui import maps
 from mine_core.ui.components import flatmap, painter
 from mine_core.ui.state import View, set_view
@@ -26,6 +27,9 @@ def ask(view: View, instrument: Instrument) -> EditRequest | None:
     word = ""
     if kind == "insert":
         words = insertable_words(instrument, view.voxel)
+        if not words:
+            st.info(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name, only removed.")
+            return None
         word = st.selectbox("Insert", words, key="cf_word", help="Cut out by its own attribution from another image")
     start = driving_region(instrument, view.voxel, view.image) if kind == "remove" else None
     st.caption(
