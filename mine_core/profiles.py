@@ -45,6 +45,11 @@ def withheld_text(r: float, q: float, n_test: int) -> str:
     return ""
 
 
+def wordless_text(backbone: str) -> str:
+    """Say that a backbone has no words, and what stands without them."""
+    return f"{backbone} has no words: it learnt from images alone. Its predictions, heatmaps and maps stand without them."
+
+
 def profile_voxel(
     voxel: int,
     *,
@@ -68,7 +73,8 @@ def profile_voxel(
 
     Returns
     -------
-    A profile; where `withheld` is not empty, it holds no description, exemplars or caveats.
+    A profile; where `withheld` is not empty, it holds no description, exemplars or caveats. It is withheld where the voxel
+    is not reliable, and everywhere where the backbone has no words.
 
     Raises
     ------
@@ -82,6 +88,8 @@ def profile_voxel(
     _require_voxel(voxel, subject, features)
     r, q, ceiling = float(score.r[voxel]), float(score.q[voxel]), float(score.noise_ceiling[voxel])
     withheld = withheld_text(r, q, score.n_test)
+    if not withheld and not features.backbone.has_words:
+        withheld = f"Withheld: {wordless_text(features.backbone.name)}"
     shown = _nothing() if withheld else _shown(voxel, subject, features, model, vocabulary, words, ceiling)
     return VoxelProfile(
         voxel=voxel,

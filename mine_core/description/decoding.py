@@ -167,10 +167,30 @@ class VoxelWords:
 
     def preferred_group(self, groups: Sequence[str]) -> Int[np.ndarray, " voxel"]:
         """Position in `groups` of the group of each voxel's best held-out word, -1 where no word passes."""
+        if not self.words:
+            return np.full(len(self.passes), -1)
         best = np.where(self.passes, self.scores, -np.inf).argmax(axis=1)
         word = np.take_along_axis(self.candidates, best[:, None], axis=1)[:, 0]
         place = np.array([groups.index(group) for group in self.groups])
         return np.where(self.passes.any(axis=1), place[word], -1)
+
+
+def no_words(n_voxels: int, n_held_out: int) -> VoxelWords:
+    """Words of voxels seen through a backbone that has none: no candidate, none that passes, q = 1."""
+    none = np.zeros((n_voxels, 0), np.float32)
+    return VoxelWords(
+        words=(),
+        groups=(),
+        candidates=none.astype(np.int32),
+        chosen_by=none,
+        scores=none,
+        p=none,
+        passes=none.astype(bool),
+        q=np.ones(n_voxels, np.float32),
+        likeness=np.zeros((0, 0), np.float32),
+        n_held_out=n_held_out,
+        n_permutations=0,
+    )
 
 
 def voxel_words(

@@ -15,8 +15,8 @@ from mine_core.cortex.flatmap import save_flatmap
 from mine_core.cortex.layout import similarity_layout
 from mine_core.cortex.s1 import CortexVoxels, make_s1, retinotopic_coordinates
 from mine_core.description.captioning import caption_stimuli
-from mine_core.description.decoding import describe_voxels, save_voxel_words
-from mine_core.description.vocabulary import calibrate, embed_vocabulary, load_vocabulary, save_vocabulary
+from mine_core.description.decoding import describe_voxels, no_words, save_voxel_words
+from mine_core.description.vocabulary import calibrate, embed_vocabulary, load_vocabulary, save_vocabulary, wordless
 from mine_core.encoding.ridge import fit_ridge
 from mine_core.encoding.scoring import noise_ceiling_from_repeats, score
 from mine_core.errors import BackboneError, Cancelled
@@ -140,10 +140,18 @@ def ceiling_of(subject: Subject) -> np.ndarray | None:
 
 
 def words(config: InstrumentConfig) -> Any:
-    """Embed the vocabulary, choose words for every voxel on training stimuli and score them on validation and test ones."""
+    """Embed the vocabulary, choose words for every voxel on training stimuli and score them on validation and test ones.
+
+    A backbone that reads no text leaves no word to choose from.
+    """
 
     def make(work: Work) -> None:
         subject, found = subject_of(work.made["subject"]), load_features(work.made["features"].path)
+        held_out = np.concatenate([subject.splits.validation, subject.splits.test])
+        if not found.backbone.has_words:
+            save_vocabulary(wordless(found.backbone.n_features), work.directory)
+            save_voxel_words(no_words(len(subject.responses.voxels), len(held_out)), work.directory)
+            return
         model, _ = load_encoding(work.made["encoding"].path, subject.responses.voxels)
         mean_patches = work.made["encoding"].array("mean_patches")
         work.on_progress(0, 2, "embedding the vocabulary")
@@ -151,7 +159,6 @@ def words(config: InstrumentConfig) -> Any:
         vocabulary = calibrate(vocabulary, found, subject.splits.train, mean_patches)
         save_vocabulary(vocabulary, work.directory)
         work.on_progress(1, 2, "scoring")
-        held_out = np.concatenate([subject.splits.validation, subject.splits.test])
         described = describe_voxels(
             found,
             subject.responses,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version, hash_file
-from mine_core.backbones.presets import vocabulary_of, weights_key
+from mine_core.backbones.presets import adapter_code, vocabulary_of, weights_key
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.s1 import s1_recipe
 from mine_core.description.vocabulary import VOCABULARIES
@@ -59,7 +59,7 @@ def encoding_stages(config: InstrumentConfig, store: ArtifactStore, fit_on: FitO
         "features",
         {"backbone": config.backbone},
         (subject, weights_key(config.backbone)),
-        code_version("features.py", "backbones/decomposition.py", "backbones/open_clip_adapter.py"),
+        code_version("features.py", *adapter_code(config.backbone)),
     )
     encoding = Recipe(
         "encoding",

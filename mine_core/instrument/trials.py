@@ -24,6 +24,7 @@ from mine_core.errors import EditError
 from mine_core.instrument.explain import require_voxel
 from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
+from mine_core.profiles import wordless_text
 from mine_core.types import EncodingModel, ImageEdit, IsCancelled, PredictedShift
 
 Kind = Literal["remove", "insert"]
@@ -222,7 +223,7 @@ def _inserter(
 
 
 def insertable_words(instrument: Instrument, voxel: int) -> list[str]:
-    """Words for things, those that the voxel wants first."""
+    """Words for things, those that the voxel wants first; none where the backbone has no words."""
     things = [word for words in _things(instrument.vocabulary).values() for word in words]
     description = instrument.words.description(voxel)
     wanted = [word for word in (*description.phrases, *description.words) if word in things]
@@ -297,6 +298,8 @@ def _exemplars(handle: _Handle, word: str) -> tuple[Exemplar, ...]:
 
 
 def _require_word(instrument: Instrument, word: str) -> None:
+    if not instrument.features.backbone.has_words:
+        raise EditError(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name.")
     if word not in instrument.vocabulary.words:
         raise EditError(f"'{word}' is not in the vocabulary; choose one of its {len(instrument.vocabulary)} words.")
 

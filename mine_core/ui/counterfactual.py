@@ -9,6 +9,7 @@ from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, insertable_words, run_trial
+from mine_core.profiles import wordless_text
 from mine_core.ui import maps
 from mine_core.ui.components import flatmap, painter, placer
 from mine_core.ui.state import View, set_view
@@ -52,9 +53,12 @@ def _ask_where(view: View, instrument: Instrument, image: np.ndarray, about: str
     return EditRequest("remove", view.voxel, view.image, region=None if drawn is None else np.packbits(drawn).tobytes())
 
 
-def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str, alt: str) -> EditRequest:
+def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str, alt: str) -> EditRequest | None:
     """Ask what to insert, and at which place if at a certain one."""
     words = insertable_words(instrument, view.voxel)
+    if not words:
+        st.info(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name, only removed.")
+        return None
     word = st.selectbox("Insert", words, key="cf_word", help="Cut out by its own attribution from another image")
     st.caption("Click where its middle is to be. Until then it is put where the image drives the voxel least.")
     place = placer(

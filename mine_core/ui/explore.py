@@ -10,6 +10,7 @@ from mine_core.figures import data_url, heat_gradient, heat_rgba
 from mine_core.instrument import Instrument
 from mine_core.instrument.explain import ImageExplanation, explain_voxel
 from mine_core.instrument.photograph import Photograph, open_photograph
+from mine_core.profiles import wordless_text
 from mine_core.ui import maps
 from mine_core.ui.components import GalleryItem, flatmap, gallery
 from mine_core.ui.state import MAPS, View, set_view
@@ -159,7 +160,9 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
 
 
 def caption_source(instrument: Instrument) -> str:
-    """Say who wrote the captions."""
+    """Say who wrote the captions and chose the words."""
+    if not instrument.features.backbone.has_words:
+        return wordless_text(instrument.features.backbone.name)
     if not any(instrument.captions):
         return "This backbone writes no captions."
     foreign = instrument.config.backbone.startswith("phantom") and instrument.config.subject != "phantom"
