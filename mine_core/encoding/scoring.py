@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from mine_core.encoding.alignment import check_positions, check_same_model, check_same_stimuli
+from mine_core.encoding.alignment import check_positions, check_predictions, check_same_model, check_same_stimuli
 from mine_core.errors import EncodingError
 from mine_core.statistics import benjamini_hochberg, pearson_columns, standardise_columns
 from mine_core.types import EncodingModel, EncodingScore, Features, Responses
@@ -21,7 +21,31 @@ def score(
     rng: np.random.Generator,
     noise_ceiling: Float[np.ndarray, " voxel"] | None = None,
 ) -> EncodingScore:
-    """Accuracy of every voxel's predictions on held-out stimuli.
+    """Accuracy of a linear read-out on held-out stimuli: `score_predictions` of what it predicts for them.
+
+    Raises
+    ------
+    AlignmentError
+        If stimuli, voxels or backbone are not the model's, or as `score_predictions`.
+    EncodingError
+        As `score_predictions`.
+    """
+    check_same_stimuli(features, responses)
+    check_same_model(model, features, responses)
+    check_positions("test", test, len(features.stimulus_ids), at_least=3)
+    predicted = model.predict(np.asarray(features.pooled[test]))
+    return score_predictions(predicted, responses, test, n_permutations, rng, noise_ceiling)
+
+
+def score_predictions(
+    predicted: Float[np.ndarray, "stimulus voxel"],
+    responses: Responses,
+    test: Int[np.ndarray, " test"],
+    n_permutations: int,
+    rng: np.random.Generator,
+    noise_ceiling: Float[np.ndarray, " voxel"] | None = None,
+) -> EncodingScore:
+    """Accuracy of every voxel's predictions on held-out stimuli, whatever model made them.
 
     r = Pearson(response, prediction); R2 = 1 - sum (y - yhat)^2 / sum (y - mean y)^2, as scikit-learn's r2_score;
     p = (1 + #{r of permuted test stimuli >= r}) / (1 + n_permutations), the same permutations for all voxels;
@@ -29,13 +53,14 @@ def score(
 
     Parameters
     ----------
-    test : positions of stimuli that the model was not fit on.
+    predicted : one row for each position in `test`, in that order, in the units of the responses.
+    test : positions, among all stimuli of `responses`, of stimuli that the model was not fit on.
     noise_ceiling : share of variance, 0 to 1; by default from the test stimuli's repeats, and NaN (unknown) without any.
 
     Raises
     ------
     AlignmentError
-        If stimuli, voxels or backbone are not the model's.
+        If `predicted` is not one row a test stimulus and one column a voxel, or `test` repeats or leaves the stimuli.
     EncodingError
         If a test value is not finite, a test response does not vary, or `n_permutations` is below 1.
 
@@ -48,13 +73,11 @@ def score(
     ----------
     Phipson and Smyth (2010), 10.2202/1544-6115.1585.
     """
-    check_same_stimuli(features, responses)
-    check_same_model(model, features, responses)
-    check_positions("test", test, len(features.stimulus_ids), at_least=3)
+    check_positions("test", test, len(responses.stimulus_ids), at_least=3)
+    check_predictions(predicted, test, responses.voxels)
     if n_permutations < 1:
         raise EncodingError(f"{n_permutations} permutations were asked for; at least 1 is needed.")
-    predicted = model.predict(np.asarray(features.pooled[test]))
-    measured = np.asarray(responses.values[test])
+    measured = np.asarray(responses.values[test], np.float64)  # float16 sums would overflow
     _check_test_values(predicted, measured)
     r, p = pearson_with_p(predicted, measured, n_permutations, rng)
     if noise_ceiling is None:

@@ -17,6 +17,7 @@ from mine_core.encoding.scoring import (
     normalised_accuracy,
     pearson_with_p,
     score,
+    score_predictions,
 )
 from mine_core.errors import AlignmentError, EncodingError
 from mine_core.types import BackboneSpec, EncodingModel, EncodingScore, Features, Responses, Splits, VoxelIndex
@@ -48,6 +49,22 @@ def test_scores_equal_scikit_learn_and_scipy(rng):
     expected = [pearsonr(*pair)[0] for pair in zip(predicted.T, measured.T, strict=True)]
     np.testing.assert_allclose(scored.r, expected, atol=1e-6)
     assert (scored.n_test, scored.n_permutations) == (150, 200)
+
+
+def test_any_predictions_are_scored_as_those_of_a_read_out(rng):
+    features, responses, splits = a_subject(rng)
+    model = fit_ridge(features, responses, splits)
+    test = rng.permutation(splits.test)
+    expected = score(model, features, responses, test, 50, np.random.default_rng(1))
+    predicted = model.predict(features.pooled)[test]
+    found = score_predictions(predicted, responses, test, 50, np.random.default_rng(1))
+    for name in ("r", "r2", "p", "q", "noise_ceiling"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-6)
+    # rows in the order of the split: the same predictions sorted by position are other predictions
+    assert np.median(score_predictions(predicted[np.argsort(test)], responses, test, 9, rng).r) < 0.2
+    for wrong in (predicted[:-1], model.predict(features.pooled), predicted[:, :-1]):
+        with pytest.raises(AlignmentError, match=r"expected \[test stimulus, voxel\] = \(150, 40\) of subject 's'"):
+            score_predictions(wrong, responses, test, 9, rng)
 
 
 def test_planted_voxels_are_called_and_null_voxels_are_not(rng):
