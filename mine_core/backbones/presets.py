@@ -240,7 +240,8 @@ def _load_transformers(preset: Preset, device: str) -> Backbone:
     published = [part for file in sorted(folder.glob("*.safetensors")) for part in (file.name, hash_file(file))]
     weights_hash = hash_text(*published, f"layer {preset.layer}")
     load: Any = {"llava": load_llava, "dinov2": load_vision}[preset.architecture]
-    about: dict[str, Any] = {"name": preset.name, "supervision": preset.supervision, "layer": preset.layer, "weights_hash": weights_hash}
+    about: dict[str, Any] = {"name": preset.name, "supervision": preset.supervision, "layer": preset.layer}
+    about["weights_hash"] = weights_hash
     try:
         return load(folder, **about, device=device)
     except (BackboneError, OSError, ValueError) as error:

@@ -1,10 +1,10 @@
 """Whether features, responses, splits and a model speak of the same stimuli, voxels and backbone."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from mine_core.errors import AlignmentError
-from mine_core.types import EncodingModel, Features, Responses, Splits
+from mine_core.types import EncodingModel, Features, Responses, Splits, VoxelIndex
 
 
 def check_same_stimuli(features: Features, responses: Responses) -> None:
@@ -48,6 +48,16 @@ def check_disjoint(splits: Splits) -> None:
                 f"{len(shared)} stimuli are in both the {one} and the {other} split (first: position {shared[0]}); "
                 "split by image, so that held-out scores are held out."
             )
+
+
+def check_predictions(predicted: Float[np.ndarray, "row column"], test: Int[np.ndarray, " test"], voxels: VoxelIndex) -> None:
+    """Raise AlignmentError unless there is one row of predictions a test stimulus and one column a voxel."""
+    expected = len(test), len(voxels)
+    if predicted.shape != expected:
+        raise AlignmentError(
+            f"Predictions are of shape {predicted.shape}; expected [test stimulus, voxel] = {expected} of subject "
+            f"'{voxels.subject}'. Predict the test stimuli alone, in the order of the split."
+        )
 
 
 def check_same_model(model: EncodingModel, features: Features, responses: Responses) -> None:

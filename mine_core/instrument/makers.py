@@ -17,8 +17,9 @@ from mine_core.cortex.s1 import CortexVoxels, make_s1, retinotopic_coordinates
 from mine_core.description.captioning import caption_stimuli
 from mine_core.description.decoding import describe_voxels, no_words, save_voxel_words
 from mine_core.description.vocabulary import calibrate, embed_vocabulary, load_vocabulary, save_vocabulary, wordless
+from mine_core.encoding.noise_ceiling import ceiling_for_test
 from mine_core.encoding.ridge import fit_ridge
-from mine_core.encoding.scoring import noise_ceiling_from_repeats, score
+from mine_core.encoding.scoring import score
 from mine_core.errors import BackboneError, Cancelled
 from mine_core.features import extract_features, load_features, mean_patch
 from mine_core.instrument.persist import load_encoding, save_encoding
@@ -126,17 +127,9 @@ def encoding(given: tuple[InstrumentConfig, FitOn]) -> Any:
     return make
 
 
-def ceiling_of(subject: Subject) -> np.ndarray | None:
-    """Noise ceiling of every voxel: as given, or from the training stimuli where all were shown equally often; else None.
-
-    None leaves it to the repeats of the test stimuli, and NaN (unknown) where there are none.
-    """
-    repeats = subject.responses.repeats
-    if subject.noise_ceiling is not None:
-        return np.asarray(subject.noise_ceiling, np.float64)
-    if repeats is None or np.isnan(repeats).any():
-        return None
-    return noise_ceiling_from_repeats(repeats[:, subject.splits.train])
+def ceiling_of(subject: Subject) -> np.ndarray:
+    """Noise ceiling of every voxel's test responses: as given, else from repeats, else NaN (unknown)."""
+    return ceiling_for_test(subject.responses, subject.splits, subject.noise_ceiling).values
 
 
 def words(config: InstrumentConfig) -> Any:

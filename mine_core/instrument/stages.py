@@ -19,7 +19,13 @@ from mine_core.errors import Cancelled
 from mine_core.instrument.subjects import custom_artifact
 from mine_core.types import IsCancelled, OnProgress
 
-SCORING_CODE = ("encoding/scoring.py", "encoding/alignment.py", "statistics.py", "instrument/persist.py")
+SCORING_CODE = (
+    "encoding/scoring.py",
+    "encoding/noise_ceiling.py",
+    "encoding/alignment.py",
+    "statistics.py",
+    "instrument/persist.py",
+)
 RIDGE_CODE = ("encoding/ridge.py", *SCORING_CODE)
 FitOn = Literal["train", "validation"]
 Made = Mapping[str, Artifact]
