@@ -8,6 +8,7 @@ from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
 from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
+from mine_core.instrument.second import SecondEncoder
 from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, insertable_words, run_trial
 from mine_core.profiles import wordless_text
 from mine_core.ui import maps
@@ -73,16 +74,17 @@ def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str,
 
 # `key` is read by the cache alone: it tells instruments apart
 @st.cache_resource(max_entries=64, show_spinner="Making the edit and its controls")
-def _trial(_instrument: Instrument, key: tuple[str, ...], request: EditRequest) -> Trial:  # noqa: ARG001
-    return run_trial(_instrument, request)
+def _trial(_instrument: Instrument, _second: SecondEncoder | None, key: tuple[str, ...], request: EditRequest) -> Trial:  # noqa: ARG001
+    return run_trial(_instrument, request, _second)
 
 
-def run(instrument: Instrument, request: EditRequest | None) -> Trial | None:
+def run(instrument: Instrument, request: EditRequest | None, second: SecondEncoder | None) -> Trial | None:
     """Run the edit with its controls, or find it done; says why when it is refused."""
     if request is None:
         return None
     try:
-        return _trial(instrument, (str(instrument.config), instrument.model.provenance["key"]), request)
+        keys = (str(instrument.config), instrument.model.provenance["key"], second.key if second else "")
+        return _trial(instrument, second, keys, request)
     except MineError as refusal:
         st.error(str(refusal))
         return None
@@ -151,6 +153,7 @@ def history(view: View, trial: Trial) -> None:
         "rank": int(shift.rank[voxel]),
         "controls": len(shift.control_names),
         "p": round(float(shift.p[voxel]), 3),
+        "second encoder (SD)": None if trial.check is None else round(float(trial.check.shift[voxel]), 2),
         "region (% of image)": round(100 * float(trial.edit.edit_mask.mean()), 1),
     }
     if row not in rows:
