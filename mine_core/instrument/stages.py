@@ -7,6 +7,7 @@ where it was, and a changed setting rebuilds only what depends on it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,12 +122,12 @@ class Run:
             if self.cancelled():
                 raise Cancelled(f"Stopped before: {stage.title}. What was finished is kept.")
             self.on_progress(self.done, self.total, stage.title)
-            made[stage.name] = self.store.build(stage.recipe, lambda path, stage=stage: self._one(stage, path, made))
+            made[stage.name] = self.store.build(stage.recipe, partial(self._one, stage, made))
             self.done += stage.weight
         self.on_progress(self.total, self.total, "Ready")
         return made
 
-    def _one(self, stage: Stage, path: Path, made: Made) -> dict[str, Any] | None:
+    def _one(self, stage: Stage, made: Made, path: Path) -> dict[str, Any] | None:
         def within(done: int, total: int, message: str = "") -> None:
             detail = stage.title if message.lower() in stage.title.lower() else f"{stage.title}: {message}"
             self.on_progress(100 * self.done + round(100 * stage.weight * done / max(total, 1)), 100 * self.total, detail)

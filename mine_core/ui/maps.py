@@ -132,7 +132,7 @@ def readouts(instrument: Instrument, shown: CortexMap) -> list[str]:
 
 @st.cache_data(max_entries=4)
 def _region_text(regions: tuple[str, ...], membership: Bool[np.ndarray, "region voxel"]) -> list[str]:
-    names = [[] for _ in range(membership.shape[1])]
+    names: list[list[str]] = [[] for _ in range(membership.shape[1])]
     for name, inside in zip(regions, membership, strict=True):
         for voxel in np.flatnonzero(inside):
             names[voxel].append(name)
