@@ -17,6 +17,7 @@ from mine_core.cortex.s1 import CortexVoxels, make_s1, retinotopic_coordinates
 from mine_core.description.captioning import caption_stimuli
 from mine_core.description.decoding import describe_voxels, save_voxel_words
 from mine_core.description.vocabulary import calibrate, embed_vocabulary, load_vocabulary, save_vocabulary
+from mine_core.encoding.alignment import check_images_apart
 from mine_core.encoding.noise_ceiling import ceiling_for_test
 from mine_core.encoding.ridge import fit_ridge
 from mine_core.encoding.scoring import score
@@ -102,6 +103,7 @@ def encoding(config: InstrumentConfig) -> Any:
     def make(work: Work) -> None:
         subject, found = subject_of(work.made["subject"]), load_features(work.made["features"].path)
         work.on_progress(0, 3, "fitting")
+        check_images_apart(subject.stimuli, subject.splits)
         model = fit_ridge(found, subject.responses, subject.splits)
         if work.cancelled():
             raise Cancelled("Stopped after fitting; finished stages are kept.")
