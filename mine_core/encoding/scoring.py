@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from mine_core.encoding.alignment import check_positions, check_predictions, check_same_model, check_same_stimuli
 from mine_core.encoding.noise_ceiling import ceiling_for_test
 from mine_core.errors import EncodingError
-from mine_core.statistics import benjamini_hochberg, pearson_columns, standardise_columns
+from mine_core.statistics import false_discovery_rate, pearson_columns, standardise_columns
 from mine_core.types import EncodingModel, EncodingScore, Features, Responses, Splits
 
 # small enough that a block of predictions, of responses and of one permutation stay in a core's cache
@@ -81,7 +81,7 @@ def score_predictions(
     if n_permutations < 1:
         raise EncodingError(f"{n_permutations} permutations were asked for; at least 1 is needed.")
     measured = np.asarray(responses.values[test], np.float64)  # float16 sums would overflow
-    _check_test_values(predicted, measured)
+    check_test_values(predicted, measured)
     r, p = pearson_with_p(predicted, measured, n_permutations, rng)
     if noise_ceiling is None:
         noise_ceiling = ceiling_for_test(responses, Splits(test[:0], test[:0], test)).values
@@ -91,7 +91,7 @@ def score_predictions(
         r2=r2_columns(measured, predicted),
         noise_ceiling=np.asarray(noise_ceiling, np.float64),
         p=p,
-        q=benjamini_hochberg(p),
+        q=false_discovery_rate(p),
         n_test=len(test),
         n_permutations=n_permutations,
     )
@@ -158,7 +158,8 @@ def _check_ceiling(noise_ceiling: Float[np.ndarray, " given"], n_voxels: int) ->
         )
 
 
-def _check_test_values(predicted: Float[np.ndarray, "stimulus voxel"], measured: Float[np.ndarray, "stimulus voxel"]) -> None:
+def check_test_values(predicted: Float[np.ndarray, "stimulus voxel"], measured: Float[np.ndarray, "stimulus voxel"]) -> None:
+    """Raise EncodingError for a value that is not finite, or a voxel that does not vary: its accuracy is undefined."""
     for name, values in (("predictions", predicted), ("responses", measured)):
         wrong = ~np.isfinite(values)
         if wrong.any():

@@ -17,6 +17,7 @@ from mine_core.cortex.s1 import CortexVoxels, make_s1, retinotopic_coordinates
 from mine_core.description.captioning import caption_stimuli
 from mine_core.description.decoding import describe_voxels, no_words, save_voxel_words
 from mine_core.description.vocabulary import calibrate, embed_vocabulary, load_vocabulary, save_vocabulary, wordless
+from mine_core.encoding.alignment import check_images_apart
 from mine_core.encoding.noise_ceiling import ceiling_for_test
 from mine_core.encoding.ridge import fit_ridge
 from mine_core.encoding.scoring import score
@@ -105,6 +106,7 @@ def encoding(given: tuple[InstrumentConfig, FitOn]) -> Any:
         subject, found = subject_of(work.made["subject"]), load_features(work.made["features"].path)
         work.on_progress(0, 3, "fitting")
         splits = subject.splits
+        check_images_apart(subject.stimuli, splits)
         if fit_on == "validation":
             splits = Splits(train=splits.validation, validation=splits.train, test=splits.test)
         model = fit_ridge(found, subject.responses, splits)

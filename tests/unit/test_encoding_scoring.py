@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import kstest, pearsonr
 from sklearn.metrics import r2_score
 
+from mine_core.encoding.alignment import check_images_apart
 from mine_core.encoding.noise_ceiling import noise_ceiling_from_repeats
 from mine_core.encoding.ridge import fit_ridge
 from mine_core.encoding.scoring import (
@@ -18,7 +19,7 @@ from mine_core.encoding.scoring import (
     score_predictions,
 )
 from mine_core.errors import AlignmentError, EncodingError
-from mine_core.types import BackboneSpec, EncodingModel, EncodingScore, Features, Responses, Splits, VoxelIndex
+from mine_core.types import BackboneSpec, EncodingModel, EncodingScore, Features, Responses, Splits, StimulusSet, VoxelIndex
 
 
 def a_subject(rng: np.random.Generator, n: int = 300, d: int = 12, v: int = 40) -> tuple[Features, Responses, Splits]:
@@ -170,3 +171,60 @@ def test_test_responses_that_cannot_be_scored_are_refused(rng):
     values[splits.test, 3] = 0.5
     with pytest.raises(EncodingError, match=r"Test responses of 1 voxels do not vary over 150 stimuli \(first: voxel 3\)"):
         score(model, features, replace(responses, values=values), splits.test, 9, rng)
+
+
+def test_half_precision_responses_do_not_overflow(rng):
+    features, responses, splits = a_subject(rng)
+    model = fit_ridge(features, responses, splits)
+    predicted = model.predict(features.pooled[splits.test])
+    large = replace(responses, values=(responses.values * 100 + 30_000).astype(np.float16), repeats=None)
+    given = predicted * 100 + 30_000
+    with np.errstate(over="ignore"):
+        assert np.isinf(large.values.sum(axis=0)).any()
+    found = score_predictions(given, large, splits.test, 9, np.random.default_rng(1))
+    exact = replace(large, values=large.values.astype(np.float64))
+    expected = score_predictions(given, exact, splits.test, 9, np.random.default_rng(1))
+    for name in ("r", "r2", "p"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-9)
+
+
+def test_one_voxel_without_repeats_has_no_ceiling_and_all_others_do(rng):
+    features, responses, splits = a_subject(rng)
+    model = fit_ridge(features, responses, splits)
+    repeats = responses.repeats.copy()
+    repeats[1:, :, 5] = np.nan
+    found = score(model, features, replace(responses, repeats=repeats), splits.test, 9, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(found.noise_ceiling)), [5])
+    assert np.isfinite(found.r).all() and np.isfinite(found.q).all()
+    once = score(model, features, replace(responses, repeats=repeats[:1]), splits.test, 9, np.random.default_rng(1))
+    assert np.isnan(once.noise_ceiling).all()
+
+
+@pytest.mark.parametrize(("wrong", "words"), [(np.full(40, 40.0), "40 of them not within 0 to 1"), (np.zeros(39), "39 noise ceilings")])
+def test_a_ceiling_that_is_no_share_of_variance_is_refused(rng, wrong, words):
+    features, responses, splits = a_subject(rng)
+    predicted = fit_ridge(features, responses, splits).predict(features.pooled[splits.test])
+    with pytest.raises(EncodingError, match=words):
+        getattr(score_predictions, "__wrapped__", score_predictions)(predicted, responses, splits.test, 9, rng, wrong)
+
+
+def some_images(rng: np.random.Generator) -> tuple[StimulusSet, Splits]:
+    images = rng.integers(0, 256, size=(12, 8, 8, 3), dtype=np.uint8)
+    ids = tuple(f"photo-{number}" for number in range(12))
+    return StimulusSet(ids, images, ((),) * 12, "none"), Splits(np.arange(6), np.arange(6, 9), np.arange(9, 12))
+
+
+def test_images_that_are_in_two_splits_are_refused_by_name(rng):
+    stimuli, splits = some_images(rng)
+    check_images_apart(stimuli, splits)
+    stimuli.images[4] = stimuli.images[2]  # twice in training is no leak
+    check_images_apart(stimuli, splits)
+    stimuli.images[10] = stimuli.images[2]
+    with pytest.raises(AlignmentError, match=r"^1 images .* 'photo-2' \(train\) and 'photo-10' \(test\)\. Put"):
+        check_images_apart(stimuli, splits)
+    stimuli.images[10, 0, 0, 0] ^= 1  # a single bit is another image
+    check_images_apart(stimuli, splits)
+    stimuli.images[9:] = stimuli.images[6:9]
+    stimuli.images[6:9] = stimuli.images[:3]
+    with pytest.raises(AlignmentError, match=r"^6 images .*'photo-0' \(train\) and 'photo-6' \(validation\).* and 1 more\. Put"):
+        check_images_apart(replace(stimuli, images=np.concatenate([stimuli.images[:9], stimuli.images[:3]])), splits)
