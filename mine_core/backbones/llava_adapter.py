@@ -156,16 +156,17 @@ class LlavaBackbone(TokenBackbone):
         return captions
 
     def _asked(self) -> Int[torch.Tensor, "1 token"]:
-        """Ids of the prompt, with one image token per patch."""
+        """Ids of the start token and the prompt, with one image token per patch."""
         image, n_patches = self._model.config.image_token_id, math.prod(self.spec.grid)
         token = self._reader.convert_ids_to_tokens(image)
-        ids = [] if token is None else self._reader(PROMPT.format(image=token * n_patches)).input_ids
+        prompt = PROMPT.format(image=(token or "") * n_patches)
+        ids = self._reader(prompt, add_special_tokens=False).input_ids
         if ids.count(image) != n_patches:
             raise BackboneError(
                 f"The tokenizer makes {ids.count(image)} image tokens (id {image}) of a prompt for {n_patches}; use the tokenizer "
                 "that was published with the model."
             )
-        return torch.tensor([ids], device=self.device)
+        return torch.tensor([[self._reader.bos_token_id, *ids]], device=self.device)
 
     def _ids(self, text: str) -> list[int]:
         """Tokens of a text after a space, without the start token and without a space that stands alone."""

@@ -240,10 +240,9 @@ def _load_transformers(preset: Preset, device: str) -> Backbone:
     published = [part for file in sorted(folder.glob("*.safetensors")) for part in (file.name, hash_file(file))]
     weights_hash = hash_text(*published, f"layer {preset.layer}")
     load: Any = {"llava": load_llava, "dinov2": load_vision}[preset.architecture]
-    about: dict[str, Any] = {"name": preset.name, "supervision": preset.supervision, "layer": preset.layer}
-    about["weights_hash"] = weights_hash
+    about = {"name": preset.name, "supervision": preset.supervision, "layer": preset.layer, "device": device}
     try:
-        return load(folder, **about, device=device)
+        return load(folder, **about, weights_hash=weights_hash)
     except (BackboneError, OSError, ValueError) as error:
         raise BackboneError(
             f"Backbone '{preset.name}': {' '.join(str(error).split())[:300].rstrip('.')}; if its files are broken, delete "
