@@ -15,6 +15,8 @@ from mine_core.errors import AlignmentError, ArtifactError, EncodingError
 from mine_core.types import Description, EncodingModel, Features, Responses
 
 N_CANDIDATES = 10
+# Held-out stimuli that a correlation of words with responses needs.
+LEAST_HELD_OUT = 20
 # A passing word is a phrase of its own if its correlation with the prediction, the phrases before it held constant, is this large.
 ADDS = 0.15
 # Words of a patch that count towards an image's table.
@@ -176,7 +178,7 @@ class VoxelWords:
 
 
 def no_words(n_voxels: int, n_held_out: int) -> VoxelWords:
-    """Words of voxels seen through a backbone that has none: no candidate, none that passes, q = 1."""
+    """Words of voxels where none can be scored, for want of words or of held-out stimuli: no candidate passes, q = 1."""
     none = np.zeros((n_voxels, 0), np.float32)
     return VoxelWords(
         words=(),
@@ -304,8 +306,8 @@ def _require_aligned(features: Features, responses: Responses, train: np.ndarray
         raise AlignmentError(
             f"{shared} stimuli are both in training and held out; a word's score needs stimuli that did not choose it."
         )
-    if len(held_out) < 20:
-        raise EncodingError(f"{len(held_out)} stimuli are held out; scoring words needs at least 20.")
+    if len(held_out) < LEAST_HELD_OUT:
+        raise EncodingError(f"{len(held_out)} stimuli are held out; scoring words needs at least {LEAST_HELD_OUT}.")
 
 
 ARRAYS = ("candidates", "chosen_by", "scores", "p", "passes", "q", "likeness")

@@ -128,7 +128,7 @@ def _open(kind: EncoderKind, made: dict[str, Artifact]) -> FittedEncoder:
     if kind != "ridge":
         score = load_score(path)
         predicted = np.load(path / "predicted_test.npy", mmap_mode="r", allow_pickle=False)
-        return FittedEncoder(kind, score, predicted, dict(made["encoding"].manifest.get("notes", {})) | {"key": path.name})
+        return FittedEncoder(kind, score, predicted, made["encoding"].json("provenance") | {"key": path.name})
     subject, features = subject_of(made["subject"]), load_features(made["features"].path)
     model, score = load_encoding(path, subject.responses.voxels)
     return FittedEncoder(kind, score, model.predict(np.asarray(features.pooled[subject.splits.test])), model.provenance)

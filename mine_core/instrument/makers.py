@@ -15,7 +15,7 @@ from mine_core.cortex.flatmap import save_flatmap
 from mine_core.cortex.layout import similarity_layout
 from mine_core.cortex.s1 import CortexVoxels, make_s1, retinotopic_coordinates
 from mine_core.description.captioning import caption_stimuli
-from mine_core.description.decoding import describe_voxels, no_words, save_voxel_words
+from mine_core.description.decoding import LEAST_HELD_OUT, describe_voxels, no_words, save_voxel_words
 from mine_core.description.vocabulary import calibrate, embed_vocabulary, load_vocabulary, save_vocabulary, wordless
 from mine_core.encoding.alignment import check_images_apart
 from mine_core.encoding.noise_ceiling import ceiling_for_test
@@ -137,7 +137,7 @@ def ceiling_of(subject: Subject) -> np.ndarray:
 def words(config: InstrumentConfig) -> Any:
     """Embed the vocabulary, choose words for every voxel on training stimuli and score them on validation and test ones.
 
-    A backbone that reads no text leaves no word to choose from.
+    A backbone that reads no text leaves no word to choose from; fewer than 20 held-out stimuli leave none that could be scored.
     """
 
     def make(work: Work) -> None:
@@ -153,6 +153,9 @@ def words(config: InstrumentConfig) -> Any:
         vocabulary = embed_vocabulary(load_vocabulary(vocabulary_of(config.backbone)), load_backbone(config.backbone))
         vocabulary = calibrate(vocabulary, found, subject.splits.train, mean_patches)
         save_vocabulary(vocabulary, work.directory)
+        if len(held_out) < LEAST_HELD_OUT:
+            save_voxel_words(no_words(len(subject.responses.voxels), len(held_out)), work.directory)
+            return
         work.on_progress(1, 2, "scoring")
         described = describe_voxels(
             found,
