@@ -41,7 +41,8 @@ def save_score(directory: Path, scored: EncodingScore) -> None:
 def load_score(directory: Path) -> EncodingScore:
     """Read what `save_score` wrote; arrays are memory-mapped and read-only."""
     counts = json.loads((directory / "score.json").read_text())
-    return EncodingScore(**{name: _array(directory, f"score_{name}") for name in SCORES}, **counts)
+    r, r2, noise_ceiling, p, q = (_array(directory, f"score_{name}") for name in SCORES)
+    return EncodingScore(r, r2, noise_ceiling, p, q, counts["n_test"], counts["n_permutations"])
 
 
 def _array(directory: Path, name: str) -> np.ndarray:
