@@ -124,18 +124,20 @@ def paired_difference(
     rng: np.random.Generator,
     *,
     statistic: PairedStatistic = "r2",
+    noise_ceiling: Float[np.ndarray, " voxel"] | None = None,
+    floor: float = CEILING_FLOOR,
     n_resamples: int = 1000,
     level: float = 0.95,
 ) -> PairedDifference:
     """Accuracy of encoder a less that of b on the same test stimuli, with basic bootstrap intervals over stimuli.
 
     difference_v = statistic(a)_v - statistic(b)_v, of a region the mean over its voxels; each resample draws the same stimuli for
-    both encoders and all voxels.
+    both encoders and all voxels. With a noise ceiling, R2 is divided by it, taken as exact, and voxels below `floor` are NaN.
 
     Raises
     ------
     EncodingError
-        If a test value is not finite or does not vary, or the statistic is unknown.
+        If a test value is not finite or does not vary, the statistic is unknown, or a noise ceiling comes with r.
     MineError
         If the level is not between 0 and 1 or there is no resample.
 
@@ -145,12 +147,16 @@ def paired_difference(
     """
     _check(predicted_a, measured, statistic, get_args(PairedStatistic))
     _check(predicted_b, measured, statistic, get_args(PairedStatistic))
+    if noise_ceiling is not None and (statistic != "r2" or not floor > 0):
+        raise EncodingError(f"A noise ceiling divides R2, with a floor above 0; statistic '{statistic}' and floor {floor} were given.")
     drawn = _with_observed(resample_counts(len(measured), n_resamples, rng))
     sums, counted = np.zeros((2, len(drawn), len(membership)))
     difference, low, high = np.empty((3, measured.shape[1]))
     for block in _blocks(measured.shape[1]):
         moments = _Moments.of(measured[:, block], drawn)
         values = moments.score(predicted_a[:, block], statistic) - moments.score(predicted_b[:, block], statistic)
+        if noise_ceiling is not None:
+            values = values / np.where(noise_ceiling[block] >= floor, noise_ceiling[block], np.nan)
         difference[block], (low[block], high[block]) = values[0], basic_interval(values[0], values[1:], level)
         _add(values, membership[:, block], sums, counted)
     return PairedDifference(difference, low, high, _intervals(sums, counted, statistic, "test stimuli", level))
