@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from mine_core.artifacts import write_text
 from mine_core.config import InstrumentConfig
-from mine_core.encoding.query_attention import QueryAttentionConfig, fit_query_attention
+from mine_core.encoding.query_attention import QueryAttentionConfig
+from mine_core.encoding.query_attention.fit import fit_query_attention
 from mine_core.encoding.scoring import score_predictions
 from mine_core.features import load_features
 from mine_core.instrument.makers import PERMUTATION_SEED, Work, ceiling_of
