@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from mine_core.artifacts import ArtifactStore, write_text
@@ -75,7 +76,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add(commands, "doctor", "what this machine has, what is missing, and what still works without it", run_doctor)
     add(commands, "build", "make everything an instrument needs in the cache; goes on where it was stopped", run_build)
-    add(commands, "fit", "fit the encoding model of a subject and score it on held-out stimuli", run_build)
+    fit = add(commands, "fit", "fit an encoding model of a subject and score it on held-out stimuli", run_fit)
+    fit.add_argument("--encoder", choices=("ridge", "query_attention", "banded"), default="ridge", help="which (default: ridge)")
     add_import(commands)
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
@@ -151,6 +153,18 @@ def run_build(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
 
     instrument = build_instrument(settings(options), ArtifactStore(cache_directory()), on_progress=bar)
     return summary(instrument)
+
+
+def run_fit(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    """Build what the app needs with ridge, and fit the encoder that was asked for beside it."""
+    from mine_core.instrument.encoders import fit_encoder
+
+    built = run_build(options, bar)
+    if options.encoder == "ridge":
+        return built
+    encoder = fit_encoder(settings(options), ArtifactStore(cache_directory()), options.encoder, on_progress=bar)
+    key, median = encoder.provenance["key"], float(np.median(encoder.score.r))
+    return {**built, "encoder": options.encoder, "encoder_median_r": median, "encoding": key}
 
 
 def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:

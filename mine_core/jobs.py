@@ -16,6 +16,9 @@ from mine_core.types import IsCancelled, OnProgress
 
 JobState = Literal["waiting", "running", "done", "cancelled", "refused", "failed"]
 ACTIVE: tuple[JobState, ...] = ("waiting", "running")
+# Reports within so many seconds of the first tell what was stored before, not what is being done.
+STORED_BEFORE = 1.0
+WORTH_A_GUESS = 0.05
 
 
 @dataclass
@@ -30,8 +33,10 @@ class Job:
     message: str = ""
     outcome: Any = None
     error: BaseException | None = None
-    started: float = field(default_factory=time.monotonic)
     stop: threading.Event = field(default_factory=threading.Event)
+    clock: Callable[[], float] = time.monotonic
+    _first: tuple[float, float] | None = None
+    _base: tuple[float, float] | None = None
 
     @property
     def active(self) -> bool:
@@ -45,22 +50,44 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time left if it goes on as it went; None before a twentieth is done."""
-        return (time.monotonic() - self.started) * (1 / self.share - 1) if self.share > 0.05 else None
+        """Time left if it goes on at the rate of its real work; None before a twentieth of that is done.
+
+        left = (now - t0) (1 - share) / (share - share0), from the report (t0, share0) at which real work began: the last one
+        within a second of the first, for what was stored before is reported done at once. Where the share falls, a new
+        count has begun, and the time is that of the new count. Even work is assumed; a slow last step is not foreseen.
+        """
+        base, share = self._base, self.share
+        if base is None or share - base[1] < WORTH_A_GUESS * (1 - base[1]) or share <= base[1]:
+            return None
+        return (self.clock() - base[0]) * (1 - share) / (share - base[1])
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop and has not stopped yet."""
+        return self.active and self.stop.is_set()
 
     def cancel(self) -> None:
         """Ask it to stop at its next step."""
         self.stop.set()
 
     def report(self, done: int, total: int, message: str) -> None:
-        """Take a progress report of the work."""
+        """Take a progress report of the work; raises Cancelled if it was asked to stop, so that any work can be stopped here."""
+        if self.stop.is_set():
+            raise Cancelled(f"Stopped: {self.title}. What was finished is kept.")
+        fell = done * self.total < self.done * total
         self.done, self.total, self.message = done, total, message
+        here = (self.clock(), self.share)
+        if self._first is None or fell:
+            self._first = here
+        if here[0] - self._first[0] < STORED_BEFORE or self._base is None:
+            self._base = here
 
 
 class Worker:
     """One thread that does jobs in the order they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mine-worker")
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
@@ -71,7 +98,7 @@ class Worker:
             job = self._jobs.get(key)
             if job is not None and (job.active or job.state == "done"):
                 return job
-            job = self._jobs[key] = Job(key, title)
+            job = self._jobs[key] = Job(key, title, clock=self._clock)
         self._pool.submit(self._run, job, work)
         return job
 
@@ -96,7 +123,7 @@ class Worker:
         if job.stop.is_set():
             job.state = "cancelled"
             return
-        job.state, job.started = "running", time.monotonic()
+        job.state = "running"
         try:
             job.outcome = work(job.report, job.stop.is_set)
             job.state = "done"

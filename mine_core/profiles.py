@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from mine_core.description.decoding import VoxelWords
+from mine_core.description.decoding import LEAST_HELD_OUT, VoxelWords
 from mine_core.description.scoring import standardised
 from mine_core.description.vocabulary import Vocabulary
 from mine_core.errors import AlignmentError
@@ -45,6 +45,11 @@ def withheld_text(r: float, q: float, n_test: int) -> str:
     return ""
 
 
+def wordless_text(backbone: str) -> str:
+    """Say that a backbone has no words, and what stands without them."""
+    return f"{backbone} has no words: it learnt from images alone. Its predictions, heatmaps and maps stand without them."
+
+
 def profile_voxel(
     voxel: int,
     *,
@@ -68,7 +73,8 @@ def profile_voxel(
 
     Returns
     -------
-    A profile; where `withheld` is not empty, it holds no description, exemplars or caveats.
+    A profile; where `withheld` is not empty, it holds no description, exemplars or caveats. It is withheld where the voxel
+    is not reliable, and everywhere where the backbone has no words or too few stimuli are held out to score them.
 
     Raises
     ------
@@ -82,6 +88,10 @@ def profile_voxel(
     _require_voxel(voxel, subject, features)
     r, q, ceiling = float(score.r[voxel]), float(score.q[voxel]), float(score.noise_ceiling[voxel])
     withheld = withheld_text(r, q, score.n_test)
+    if not withheld and not features.backbone.has_words:
+        withheld = f"Withheld: {wordless_text(features.backbone.name)}"
+    if not withheld and words.n_held_out < LEAST_HELD_OUT:
+        withheld = f"Withheld: words are scored on held-out images; there are {words.n_held_out}, and {LEAST_HELD_OUT} are needed."
     shown = _nothing() if withheld else _shown(voxel, subject, features, model, vocabulary, words, ceiling)
     return VoxelProfile(
         voxel=voxel,

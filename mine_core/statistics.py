@@ -1,25 +1,45 @@
 """Nulls and uncertainties: permutation p-values, false discovery rates, bootstrap intervals, ranks among controls."""
 
+from typing import Literal, get_args
+
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
 from mine_core.errors import MineError
 
+FdrMethod = Literal["bh", "by"]
 
-def benjamini_hochberg(p: Float[np.ndarray, "*tests"]) -> Float[np.ndarray, "*tests"]:
-    """False discovery rate at which each test would be called (Benjamini and Hochberg 1995, 10.1111/j.2517-6161.1995.tb02031.x).
 
-    q_(i) = min_{j >= i} p_(j) n / j, over all entries of `p` together. Valid under independence or positive dependence.
+def false_discovery_rate(p: Float[np.ndarray, "*tests"], method: FdrMethod = "bh") -> Float[np.ndarray, "*tests"]:
+    """False discovery rate at which each test would be called: the expected share of the called tests without an effect.
+
+    q_(i) = min_{j >= i} p_(j) n c / j, at most 1, over all n entries of `p` together.
+
+    Parameters
+    ----------
+    method : "bh" (Benjamini and Hochberg 1995), c = 1, holds for tests that are independent or depend positively; "by"
+        (Benjamini and Yekutieli 2001), c = 1 + 1/2 + ... + 1/n, holds under any dependence.
 
     Raises
     ------
     MineError
-        If a p is not between 0 and 1, or there is none.
+        If a p is not between 0 and 1, or there is none, or the method is another.
+
+    Notes
+    -----
+    It bounds the false share of what is called, not the share of tests without an effect that is called: that share is about
+    q times the share of all tests that are called.
+
+    References
+    ----------
+    Benjamini and Hochberg (1995), 10.1111/j.2517-6161.1995.tb02031.x. Benjamini and Yekutieli (2001), 10.1214/aos/1013699998.
     """
+    if method not in get_args(FdrMethod):
+        raise MineError(f"Unknown method '{method}' against false discoveries; expected one of {', '.join(get_args(FdrMethod))}.")
     if not p.size or not ((p >= 0) & (p <= 1)).all():
         raise MineError(f"{p.size} p-values were given, of which {int((~((p >= 0) & (p <= 1))).sum())} are not within 0 to 1.")
-    return stats.false_discovery_control(p.ravel(), method="bh").reshape(p.shape)
+    return stats.false_discovery_control(p.ravel(), method=method).reshape(p.shape)
 
 
 def permutation_p(observed: Float[np.ndarray, "*tests"], null: Float[np.ndarray, "permutation ..."]) -> Float[np.ndarray, "*tests"]:
@@ -79,6 +99,52 @@ def bootstrap_mean_interval(
     means = np.array([exact[rng.integers(0, len(exact), len(exact))].mean() for _ in range(n)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def resample_counts(n_samples: int, n_resamples: int, rng: np.random.Generator) -> Float[np.ndarray, "resample sample"]:
+    """How often each sample is drawn when as many are drawn with replacement: sums over draws are `counts @ values`.
+
+    Raises
+    ------
+    MineError
+        If there are fewer than two samples, or no resample.
+    """
+    if n_samples < 2 or n_resamples < 1:
+        raise MineError(f"{n_resamples} resamples of {n_samples} were asked for; at least 1 of 2 is needed.")
+    return rng.multinomial(n_samples, np.full(n_samples, 1 / n_samples), size=n_resamples).astype(np.float64)
+
+
+def basic_interval(
+    observed: Float[np.ndarray, " column"], drawn: Float[np.ndarray, "resample column"], level: float
+) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
+    """Basic bootstrap interval of each column: [2 observed - high quantile, 2 observed - low quantile] of what was drawn.
+
+    A statistic that resamples find lower than the observed one, as R2 is, is itself too low by about as much: this
+    interval makes up for it, where one of plain percentiles counts the bias twice (of means of R2 over voxels it covers a third
+    to three quarters instead of 95 %). The observed value may lie near one end of it, or beyond.
+
+    Resamples in which a column is undefined (NaN) are left out; both ends are NaN where that is more than half of them, or
+    where nothing was observed.
+
+    Raises
+    ------
+    MineError
+        If the level is not between 0 and 1.
+
+    References
+    ----------
+    Davison and Hinkley (1997), 10.1017/CBO9780511802843 (section 5.2).
+    """
+    if not 0 < level < 1:
+        raise MineError(f"A level of {level} was given; it must be between 0 and 1.")
+    quantiles = np.full((2, len(observed)), np.nan)
+    ends, undefined = [(1 + level) / 2, (1 - level) / 2], np.isnan(drawn).sum(axis=0)
+    whole = undefined == 0
+    quantiles[:, whole] = np.quantile(drawn[:, whole], ends, axis=0)
+    for column in np.flatnonzero(~whole & (2 * undefined <= len(drawn))):
+        quantiles[:, column] = np.quantile(drawn[~np.isnan(drawn[:, column]), column], ends)
+    low, high = 2 * observed - quantiles
+    return low, high
 
 
 def standardise_columns(values: Float[np.ndarray, "sample column"], name: str) -> Float[np.ndarray, "sample column"]:

@@ -99,13 +99,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Which image-text model made the features: name, grid of patches, width of the joint space, hash of its weights."""
+    """Which model made the features: name, grid of patches, width of the joint space, hash of its weights.
+
+    `has_words` is False for a model of images alone: it embeds no text, and nothing seen through it has words.
+    """
 
     name: str
     grid: tuple[int, int]
     n_features: int
     weights_hash: str
     supervision: str
+    has_words: bool = True
 
 
 @dataclass(frozen=True)

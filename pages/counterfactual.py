@@ -4,6 +4,7 @@ import streamlit as st
 
 from mine_core.ui import counterfactual
 from mine_core.ui.frame import require_instrument
+from mine_core.ui.second import prepared, second_opinion
 
 view, instrument = require_instrument()
 if view.voxel < 0 or view.image < 0:
@@ -16,10 +17,12 @@ left, right = st.columns([4, 7], gap="medium")
 with left:
     request = counterfactual.ask(view, instrument)
 with right:
-    trial = counterfactual.run(instrument, request)
+    second = prepared(instrument)
+    trial = counterfactual.run(instrument, request, second)
     if trial is not None:
         counterfactual.before_and_after(trial)
         counterfactual.verdict(view, instrument, trial)
+        second_opinion(view, instrument, trial, second)
 if trial is not None:
     st.divider()
     left, right = st.columns([6, 5], gap="medium")

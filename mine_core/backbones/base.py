@@ -25,11 +25,14 @@ class Embedding(NamedTuple):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A vision-language model whose image embedding is an exact sum over patches.
+    """A model whose image embedding is an exact sum over patches, and which reads words unless `spec.has_words` is False.
 
     One backbone may be shared by threads: it keeps no state of a call. `spec` names it, with its grid, the width of the joint
     space and a hash of its weights; `tokenizer(texts)` gives token ids; `device` is where it computes; `image_size` is the
     side of the square it sees, in pixels.
+
+    A model without a pooled embedding has the mean of its tokens for one, each part a token divided by their number. One
+    without words raises BackboneError where it is asked for them.
     """
 
     spec: BackboneSpec
@@ -53,7 +56,7 @@ class Backbone(Protocol):
         """Embed preprocessed images, not L2-normalised, differentiable with respect to `pixels`."""
 
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "text feature"]:
-        """Joint-space embeddings of texts, L2-normalised."""
+        """Joint-space embeddings of texts, L2-normalised; raises BackboneError when the model reads none."""
 
     def caption(self, images: UInt8[np.ndarray, "image height width 3"]) -> list[str]:
         """One caption per image; raises BackboneError when the model has no text decoder."""

@@ -1,11 +1,13 @@
 """Backbones by name: what assets/models.toml lists, whether its weights are here, and loading them."""
 
 import json
+import os
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mine_core.artifacts import hash_file, hash_text
 from mine_core.backbones.base import Backbone
 from mine_core.config import PROJECT
 from mine_core.errors import BackboneError, ConfigError
@@ -13,8 +15,24 @@ from mine_core.errors import BackboneError, ConfigError
 MODELS = PROJECT / "assets" / "models.toml"
 PHANTOM_WEIGHTS = PROJECT / "assets" / "backbones"
 PUBLIC_WEIGHTS = "open_clip_model.safetensors"
-Source = Literal["assets", "open_clip"]
-PUBLIC_ONLY = ("architecture", "pretrained", "repository")
+Source = Literal["assets", "open_clip", "transformers"]
+# Keys that only some sources have.
+OWN_KEYS = {
+    "assets": (),
+    "open_clip": ("architecture", "pretrained", "repository"),
+    "transformers": ("architecture", "repository", "layer"),
+}
+# What embeds images: a change to it makes features anew.
+ADAPTERS = {
+    "assets": ("backbones/decomposition.py", "backbones/open_clip_adapter.py"),
+    "open_clip": ("backbones/decomposition.py", "backbones/open_clip_adapter.py"),
+    "llava": ("backbones/token_adapters.py", "backbones/llava_adapter.py"),
+    "dinov2": ("backbones/token_adapters.py", "backbones/vision_adapter.py"),
+}
+TRANSFORMERS = ("llava", "dinov2")
+# Names of published files that are read; pickled weights are not among them.
+READ = ("*.json", "*.safetensors")
+SHARDS = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,7 @@ class Preset:
     architecture: str = ""
     pretrained: str = ""
     repository: str = ""
+    layer: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,8 +82,8 @@ def _preset(path: Path, name: str, entry: Any) -> Preset:
         found = entry.get("source") if isinstance(entry, dict) else entry
         raise ConfigError(f"{path.name}, {name}: source is {found!r}; expected one of {', '.join(get_args(Source))}.")
     wanted = {field.name: field.type for field in fields(Preset) if field.name != "name"}
-    if entry["source"] == "assets":
-        wanted = {key: kind for key, kind in wanted.items() if key not in PUBLIC_ONLY}
+    others = {key for keys in OWN_KEYS.values() for key in keys} - set(OWN_KEYS[entry["source"]])
+    wanted = {key: kind for key, kind in wanted.items() if key not in others}
     unknown, missing = sorted(set(entry) - set(wanted)), sorted(set(wanted) - set(entry))
     if unknown or missing:
         raise ConfigError(
@@ -72,9 +91,11 @@ def _preset(path: Path, name: str, entry: Any) -> Preset:
             f"it takes exactly {', '.join(sorted(wanted))}."
         )
     for key, value in entry.items():
-        kind = int if key == "size_mb" else str
+        kind = int if key in ("size_mb", "layer") else str
         if type(value) is not kind or not value:
             raise ConfigError(f"{path.name}, {name}: {key} is {value!r}; expected type {kind.__name__}, not empty and not 0.")
+    if entry["source"] == "transformers" and entry["architecture"] not in TRANSFORMERS:
+        raise ConfigError(f"{path.name}, {name}: architecture is '{entry['architecture']}'; expected {' or '.join(TRANSFORMERS)}.")
     return Preset(name=name, **entry)
 
 
@@ -109,9 +130,8 @@ def backbone_available(name: str) -> Availability:
         missing = [file for file in ("config.json", "model.safetensors") if not (PHANTOM_WEIGHTS / name / file).is_file()]
         reason = f"assets/backbones/{name} lacks {' and '.join(missing)}; restore it from the repository" if missing else ""
         return Availability(not missing, reason, preset.size_mb)
-    if _cached_weights(preset) is not None:
-        return Availability(True, "", preset.size_mb)
-    return Availability(False, _how_to_get(preset), preset.size_mb)
+    found = _cached_folder(preset) if preset.source == "transformers" else _cached_weights(preset)
+    return Availability(found is not None, "" if found else _how_to_get(preset), preset.size_mb)
 
 
 def weights_key(name: str) -> str:
@@ -128,6 +148,8 @@ def weights_key(name: str) -> str:
     preset = find_preset(name)
     if preset.source == "open_clip":
         return f"{preset.repository}/{preset.architecture}/{preset.pretrained}"
+    if preset.source == "transformers":
+        return f"{preset.repository}/{preset.architecture}/layer {preset.layer}"
     path = PHANTOM_WEIGHTS / name / "config.json"
     try:
         return str(json.loads(path.read_text())["model"]["sha256"])
@@ -137,11 +159,17 @@ def weights_key(name: str) -> str:
         ) from error
 
 
+def adapter_code(name: str) -> tuple[str, ...]:
+    """Modules of this package that embed a backbone's images; raises BackboneError for an unknown backbone."""
+    preset = find_preset(name)
+    return ADAPTERS[preset.architecture if preset.source == "transformers" else preset.source]
+
+
 def load_backbone(name: str, device: str | None = None) -> Backbone:
     """Load a backbone by its name in assets/models.toml.
 
     Public weights come from the user's Hugging Face cache and are downloaded there when they are missing and the machine is
-    online; only safetensors are read.
+    online; only safetensors are read, and no published code is run.
 
     Parameters
     ----------
@@ -150,13 +178,15 @@ def load_backbone(name: str, device: str | None = None) -> Backbone:
     Raises
     ------
     BackboneError
-        If there is no such backbone, or its weights are missing and cannot be had: with their size and how to get them.
+        If there is no such backbone, its weights are missing and cannot be had (with their size and how to get them), or
+        they do not fit into memory.
     """
     import torch
 
     preset = find_preset(name)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return _load_phantom(preset, chosen) if preset.source == "assets" else _load_public(preset, chosen)
+    load = {"assets": _load_phantom, "open_clip": _load_public, "transformers": _load_transformers}[preset.source]
+    return load(preset, chosen)
 
 
 def _load_phantom(preset: Preset, device: str) -> Backbone:
@@ -195,6 +225,78 @@ def _load_public(preset: Preset, device: str) -> Backbone:
     )
 
 
+def _load_transformers(preset: Preset, device: str) -> Backbone:
+    from huggingface_hub import constants
+
+    from mine_core.backbones.llava_adapter import load_llava
+    from mine_core.backbones.vision_adapter import load_vision
+
+    folder = _cached_folder(preset)
+    if folder is None and constants.HF_HUB_OFFLINE:
+        raise BackboneError(f"Backbone '{preset.name}': {_how_to_get(preset)}.")
+    _require_memory(preset, device)
+    folder = folder or _download_folder(preset)
+    # hashed as published: the same on every device, whatever precision the model is computed in
+    published = [part for file in sorted(folder.glob("*.safetensors")) for part in (file.name, hash_file(file))]
+    weights_hash = hash_text(*published, f"layer {preset.layer}")
+    load: Any = {"llava": load_llava, "dinov2": load_vision}[preset.architecture]
+    about = {"name": preset.name, "supervision": preset.supervision, "layer": preset.layer, "device": device}
+    try:
+        return load(folder, **about, weights_hash=weights_hash)
+    except (BackboneError, OSError, ValueError) as error:
+        raise BackboneError(
+            f"Backbone '{preset.name}': {' '.join(str(error).split())[:300].rstrip('.')}; if its files are broken, delete "
+            f"{preset.repository} from the Hugging Face cache and load it again."
+        ) from error
+
+
+def _require_memory(preset: Preset, device: str) -> None:
+    """Refuse a model that does not fit: to try it would end the process, or stop the machine."""
+    import torch
+
+    on_gpu = torch.device(device).type == "cuda"
+    # LLaVA is published in float16, which a processor computes in float32
+    needed = preset.size_mb * (2 if preset.architecture == "llava" and not on_gpu else 1) / 1000
+    have = torch.cuda.mem_get_info(torch.device(device))[0] / 1e9 if on_gpu else _memory_gb()
+    if needed > 0.9 * have:
+        where = f"{have:.0f} GB are free on its GPU" if on_gpu else f"it has {have:.0f} GB and no GPU that is used"
+        raise BackboneError(
+            f"Backbone '{preset.name}' needs {needed:.0f} GB of memory on this machine, where {where}; use a GPU with "
+            f"{preset.size_mb / 1000 + 2:.0f} GB, or a smaller backbone."
+        )
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def _cached_folder(preset: Preset) -> Path | None:
+    """Folder of the hub's cache that holds a model's configuration and all of its weights, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(preset.repository, "config.json")
+    if not isinstance(found, str):
+        return None
+    folder = Path(found).parent
+    needed = {"model.safetensors"}
+    if (folder / SHARDS).is_file():
+        try:
+            needed = set(json.loads((folder / SHARDS).read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError):
+            return None
+    needed |= {"preprocessor_config.json"} | ({"tokenizer.json"} if preset.architecture == "llava" else set())
+    return folder if all((folder / name).is_file() for name in needed) else None
+
+
+def _download_folder(preset: Preset) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(preset.repository, allow_patterns=list(READ)))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"Backbone '{preset.name}': {_how_to_get(preset)} ({type(error).__name__}).") from error
+
+
 def _cached_weights(preset: Preset) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
@@ -212,7 +314,8 @@ def _download(preset: Preset) -> Path:
 
 
 def _how_to_get(preset: Preset) -> str:
+    files = " ".join(f'--include "{name}"' for name in READ) if preset.source == "transformers" else PUBLIC_WEIGHTS
     return (
         f"its weights ({preset.size_mb} MB, licence {preset.licence}) are not in the Hugging Face cache of this machine; "
-        f"run `hf download {preset.repository} {PUBLIC_WEIGHTS}` while online, or copy that cache from a machine that has them"
+        f"run `hf download {preset.repository} {files}` while online, or copy that cache from a machine that has them"
     )

@@ -15,6 +15,8 @@ from mine_core.errors import AlignmentError, ArtifactError, EncodingError
 from mine_core.types import Description, EncodingModel, Features, Responses
 
 N_CANDIDATES = 10
+# Held-out stimuli that a correlation of words with responses needs.
+LEAST_HELD_OUT = 20
 # A passing word is a phrase of its own if its correlation with the prediction, the phrases before it held constant, is this large.
 ADDS = 0.15
 # Words of a patch that count towards an image's table.
@@ -167,10 +169,30 @@ class VoxelWords:
 
     def preferred_group(self, groups: Sequence[str]) -> Int[np.ndarray, " voxel"]:
         """Position in `groups` of the group of each voxel's best held-out word, -1 where no word passes."""
+        if not self.words:
+            return np.full(len(self.passes), -1)
         best = np.where(self.passes, self.scores, -np.inf).argmax(axis=1)
         word = np.take_along_axis(self.candidates, best[:, None], axis=1)[:, 0]
         place = np.array([groups.index(group) for group in self.groups])
         return np.where(self.passes.any(axis=1), place[word], -1)
+
+
+def no_words(n_voxels: int, n_held_out: int) -> VoxelWords:
+    """Words of voxels where none can be scored, for want of words or of held-out stimuli: no candidate passes, q = 1."""
+    none = np.zeros((n_voxels, 0), np.float32)
+    return VoxelWords(
+        words=(),
+        groups=(),
+        candidates=none.astype(np.int32),
+        chosen_by=none,
+        scores=none,
+        p=none,
+        passes=none.astype(bool),
+        q=np.ones(n_voxels, np.float32),
+        likeness=np.zeros((0, 0), np.float32),
+        n_held_out=n_held_out,
+        n_permutations=0,
+    )
 
 
 def voxel_words(
@@ -284,8 +306,8 @@ def _require_aligned(features: Features, responses: Responses, train: np.ndarray
         raise AlignmentError(
             f"{shared} stimuli are both in training and held out; a word's score needs stimuli that did not choose it."
         )
-    if len(held_out) < 20:
-        raise EncodingError(f"{len(held_out)} stimuli are held out; scoring words needs at least 20.")
+    if len(held_out) < LEAST_HELD_OUT:
+        raise EncodingError(f"{len(held_out)} stimuli are held out; scoring words needs at least {LEAST_HELD_OUT}.")
 
 
 ARRAYS = ("candidates", "chosen_by", "scores", "p", "passes", "q", "likeness")

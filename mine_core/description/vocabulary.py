@@ -30,6 +30,14 @@ class TextEncoder(Protocol):
         """Joint-space embeddings of texts, L2-normalised; raises BackboneError for words it cannot read."""
 
 
+@runtime_checkable
+class WordEncoder(Protocol):
+    """A backbone whose words are directions of their own tokens: a prompt around a word would only dilute it."""
+
+    def encode_words(self, words: Sequence[str]) -> Float[np.ndarray, "word feature"]:
+        """Joint-space directions of bare words, L2-normalised; raises BackboneError for words it cannot read."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Words, the group of each, and the prompts that stand for it.
@@ -122,16 +130,24 @@ def _require_distinct(words: Sequence[str], source: str) -> None:
 def embed_vocabulary(vocabulary: Vocabulary, backbone: TextEncoder) -> Vocabulary:
     """Embed every word: t_w = sum over its prompts of encode_text(prompt), scaled to length 1.
 
-    Averaging prompts leaves what they share, the word, and thins out each one's phrasing.
+    Averaging prompts leaves what they share, the word, and thins out each one's phrasing. A backbone that has directions
+    of words (`WordEncoder`) is asked for those instead, and reads no prompt.
 
-    Raises BackboneError if the backbone cannot read a prompt.
+    Raises BackboneError if the backbone cannot read a prompt or a word.
     """
+    if isinstance(backbone, WordEncoder):
+        return replace(vocabulary, embeddings=backbone.encode_words(vocabulary.words), patch_sd=None)
     counts = [len(said) for said in vocabulary.phrases]
     encoded = backbone.encode_text([phrase for said in vocabulary.phrases for phrase in said])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     summed = np.add.reduceat(np.asarray(encoded, np.float64), starts, axis=0)
     embeddings = (summed / np.linalg.norm(summed, axis=1, keepdims=True)).astype(np.float32)
     return replace(vocabulary, embeddings=embeddings, patch_sd=None)
+
+
+def wordless(n_features: int) -> Vocabulary:
+    """Vocabulary of no word, embedded and calibrated: what a backbone that reads no text is described with."""
+    return Vocabulary((), (), (), (), embeddings=np.zeros((0, n_features), np.float32), patch_sd=np.zeros(0))
 
 
 def with_words(vocabulary: Vocabulary, extra: Sequence[str], backbone: TextEncoder) -> Vocabulary:

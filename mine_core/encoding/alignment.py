@@ -1,10 +1,15 @@
 """Whether features, responses, splits and a model speak of the same stimuli, voxels and backbone."""
 
+import hashlib
+
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from mine_core.errors import AlignmentError
-from mine_core.types import EncodingModel, Features, Responses, Splits
+from mine_core.types import EncodingModel, Features, Responses, Splits, StimulusSet, VoxelIndex
+
+# So many pairs of equal images are named; the rest are counted.
+NAMED = 5
 
 
 def check_same_stimuli(features: Features, responses: Responses) -> None:
@@ -48,6 +53,39 @@ def check_disjoint(splits: Splits) -> None:
                 f"{len(shared)} stimuli are in both the {one} and the {other} split (first: position {shared[0]}); "
                 "split by image, so that held-out scores are held out."
             )
+
+
+def check_images_apart(stimuli: StimulusSet, splits: Splits) -> None:
+    """Raise AlignmentError if two splits show the same pixels, under whatever names: a held-out image would be known.
+
+    Compares hashes (BLAKE2b, 128 bits) of the pixels; an image that was stored anew or resized has other ones and is not found.
+    Images that recur within a split are no leak, but the test stimuli are then fewer than they seem.
+    """
+    seen: dict[bytes, tuple[str, int]] = {}
+    leaks: list[tuple[str, int, str, int]] = []
+    for name in ("train", "validation", "test"):
+        for position in getattr(splits, name).tolist():
+            pixels = stimuli.images[position].tobytes()
+            split, first = seen.setdefault(hashlib.blake2b(pixels, digest_size=16).digest(), (name, position))
+            if split != name:
+                leaks.append((split, first, name, position))
+    if leaks:
+        named = "; ".join(f"'{stimuli.ids[a]}' ({one}) and '{stimuli.ids[b]}' ({other})" for one, a, other, b in leaks[:NAMED])
+        more = f" and {len(leaks) - NAMED} more" if len(leaks) > NAMED else ""
+        raise AlignmentError(
+            f"{len(leaks)} images are pixel for pixel in two splits: {named}{more}. Put "
+            "identical images in one split, so that held-out scores are held out."
+        )
+
+
+def check_predictions(predicted: Float[np.ndarray, "row column"], test: Int[np.ndarray, " test"], voxels: VoxelIndex) -> None:
+    """Raise AlignmentError unless there is one row of predictions a test stimulus and one column a voxel."""
+    expected = len(test), len(voxels)
+    if predicted.shape != expected:
+        raise AlignmentError(
+            f"Predictions are of shape {predicted.shape}; expected [test stimulus, voxel] = {expected} of subject "
+            f"'{voxels.subject}'. Predict the test stimuli alone, in the order of the split."
+        )
 
 
 def check_same_model(model: EncodingModel, features: Features, responses: Responses) -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from mine_core.encoding.alignment import check_positions, check_same_model, check_same_stimuli
+from mine_core.encoding.alignment import check_positions, check_predictions, check_same_model, check_same_stimuli
+from mine_core.encoding.noise_ceiling import ceiling_for_test
 from mine_core.errors import EncodingError
-from mine_core.statistics import benjamini_hochberg, pearson_columns, standardise_columns
-from mine_core.types import EncodingModel, EncodingScore, Features, Responses
+from mine_core.statistics import false_discovery_rate, pearson_columns, standardise_columns
+from mine_core.types import EncodingModel, EncodingScore, Features, Responses, Splits
 
 # small enough that a block of predictions, of responses and of one permutation stay in a core's cache
 VOXELS_PER_BLOCK = 256
@@ -21,7 +22,31 @@ def score(
     rng: np.random.Generator,
     noise_ceiling: Float[np.ndarray, " voxel"] | None = None,
 ) -> EncodingScore:
-    """Accuracy of every voxel's predictions on held-out stimuli.
+    """Accuracy of a linear read-out on held-out stimuli: `score_predictions` of what it predicts for them.
+
+    Raises
+    ------
+    AlignmentError
+        If stimuli, voxels or backbone are not the model's, or as `score_predictions`.
+    EncodingError
+        As `score_predictions`.
+    """
+    check_same_stimuli(features, responses)
+    check_same_model(model, features, responses)
+    check_positions("test", test, len(features.stimulus_ids), at_least=3)
+    predicted = model.predict(np.asarray(features.pooled[test]))
+    return score_predictions(predicted, responses, test, n_permutations, rng, noise_ceiling)
+
+
+def score_predictions(
+    predicted: Float[np.ndarray, "stimulus voxel"],
+    responses: Responses,
+    test: Int[np.ndarray, " test"],
+    n_permutations: int,
+    rng: np.random.Generator,
+    noise_ceiling: Float[np.ndarray, " voxel"] | None = None,
+) -> EncodingScore:
+    """Accuracy of every voxel's predictions on held-out stimuli, whatever model made them.
 
     r = Pearson(response, prediction); R2 = 1 - sum (y - yhat)^2 / sum (y - mean y)^2, as scikit-learn's r2_score;
     p = (1 + #{r of permuted test stimuli >= r}) / (1 + n_permutations), the same permutations for all voxels;
@@ -29,15 +54,18 @@ def score(
 
     Parameters
     ----------
-    test : positions of stimuli that the model was not fit on.
-    noise_ceiling : share of variance, 0 to 1; by default from the test stimuli's repeats, and NaN (unknown) without any.
+    predicted : one row for each position in `test`, in that order, in the units of the responses.
+    test : positions, among all stimuli of `responses`, of stimuli that the model was not fit on.
+    noise_ceiling : share of variance, 0 to 1, NaN where it is unknown; by default from the test stimuli's repeats, and
+        unknown without any.
 
     Raises
     ------
     AlignmentError
-        If stimuli, voxels or backbone are not the model's.
+        If `predicted` is not one row a test stimulus and one column a voxel, or `test` repeats or leaves the stimuli.
     EncodingError
-        If a test value is not finite, a test response does not vary, or `n_permutations` is below 1.
+        If a test value is not finite, a test response or prediction does not vary, a noise ceiling is not within 0 to 1 (nor
+        NaN), or `n_permutations` is below 1.
 
     Notes
     -----
@@ -48,23 +76,22 @@ def score(
     ----------
     Phipson and Smyth (2010), 10.2202/1544-6115.1585.
     """
-    check_same_stimuli(features, responses)
-    check_same_model(model, features, responses)
-    check_positions("test", test, len(features.stimulus_ids), at_least=3)
+    check_positions("test", test, len(responses.stimulus_ids), at_least=3)
+    check_predictions(predicted, test, responses.voxels)
     if n_permutations < 1:
         raise EncodingError(f"{n_permutations} permutations were asked for; at least 1 is needed.")
-    predicted = model.predict(np.asarray(features.pooled[test]))
-    measured = np.asarray(responses.values[test])
-    _check_test_values(predicted, measured)
+    measured = np.asarray(responses.values[test], np.float64)  # float16 sums would overflow
+    check_test_values(predicted, measured)
     r, p = pearson_with_p(predicted, measured, n_permutations, rng)
     if noise_ceiling is None:
-        noise_ceiling = _ceiling_of(responses, test)
+        noise_ceiling = ceiling_for_test(responses, Splits(test[:0], test[:0], test)).values
+    _check_ceiling(noise_ceiling, predicted.shape[1])
     return EncodingScore(
         r=r,
         r2=r2_columns(measured, predicted),
-        noise_ceiling=np.asarray(noise_ceiling),
+        noise_ceiling=np.asarray(noise_ceiling, np.float64),
         p=p,
-        q=benjamini_hochberg(p),
+        q=false_discovery_rate(p),
         n_test=len(test),
         n_permutations=n_permutations,
     )
@@ -102,85 +129,6 @@ def pearson_with_p(
     return r, (1 + reached) / (1 + n_permutations)
 
 
-def noise_ceiling_from_repeats(repeats: Float[np.ndarray, "repeat stimulus voxel"]) -> Float[np.ndarray, " voxel"]:
-    """Share of variance (0 to 1) of responses averaged over repeats that a perfect model could explain.
-
-    ceiling = ncsnr^2 / (ncsnr^2 + mean over shown stimuli of 1 / n_repeats), which for n repeats of every stimulus is
-    ncsnr^2 / (ncsnr^2 + 1 / n); see `ncsnr_from_repeats` for the rest. It holds for averages over the repeats given.
-
-    References
-    ----------
-    Allen et al. (2022), 10.1038/s41593-021-00962-x.
-    """
-    ncsnr, inverse = _ncsnr_and_inverse_repeats(repeats)
-    return ncsnr**2 / (ncsnr**2 + inverse)
-
-
-def ncsnr_from_repeats(repeats: Float[np.ndarray, "repeat stimulus voxel"]) -> Float[np.ndarray, " voxel"]:
-    """SD of a voxel's signal over that of the noise of a single repeat; NaN in `repeats` where a stimulus was not shown.
-
-    noise variance = mean over stimuli with two repeats or more of var(repeats, ddof=1);
-    signal variance = max(variance of all single responses - noise variance, 0); ncsnr = sqrt(signal / noise).
-
-    Raises
-    ------
-    EncodingError
-        If a value is infinite, a voxel has fewer than two stimuli or none that was repeated, or its repeats never differ.
-
-    Notes
-    -----
-    The noise is taken to be of one size for all stimuli and independent of the signal. The signal variance cannot be
-    negative, so voxels without any signal have small ncsnr above 0 by chance.
-
-    References
-    ----------
-    Allen et al. (2022), 10.1038/s41593-021-00962-x.
-    """
-    return _ncsnr_and_inverse_repeats(repeats)[0]
-
-
-def _ncsnr_and_inverse_repeats(
-    repeats: Float[np.ndarray, "repeat stimulus voxel"],
-) -> tuple[Float[np.ndarray, " voxel"], Float[np.ndarray, " voxel"]]:
-    if np.isinf(repeats).any():
-        raise EncodingError(f"`repeats` has {int(np.isinf(repeats).sum())} infinite values; give NaN where nothing was shown.")
-    n_voxels = repeats.shape[2]
-    noise, total, inverse = (np.empty(n_voxels) for _ in range(3))
-    for start in range(0, n_voxels, VOXELS_PER_BLOCK):
-        block = slice(start, start + VOXELS_PER_BLOCK)
-        noise[block], total[block], inverse[block] = _variances(np.asarray(repeats[:, :, block], np.float64), start)
-    return np.sqrt(np.maximum(total - noise, 0) / noise), inverse
-
-
-def _variances(
-    repeats: Float[np.ndarray, "repeat stimulus voxel"], first_voxel: int
-) -> tuple[Float[np.ndarray, " voxel"], Float[np.ndarray, " voxel"], Float[np.ndarray, " voxel"]]:
-    """Noise variance, variance of all single responses, and mean of 1 / n_repeats, of each voxel."""
-    shown = np.isfinite(repeats)
-    n_repeats = shown.sum(axis=0)  # [stimulus, voxel]
-    repeated, seen = (n_repeats >= 2).sum(axis=0), (n_repeats >= 1).sum(axis=0)
-    wrong = (seen < 2) | (repeated < 1)
-    if wrong.any():
-        raise EncodingError(
-            f"{int(wrong.sum())} voxels have fewer than 2 stimuli, or none shown twice (first: voxel "
-            f"{first_voxel + int(np.argmax(wrong))}); a noise ceiling needs repeats."
-        )
-    values = np.where(shown, repeats, 0.0)
-    average = values.sum(axis=0) / np.maximum(n_repeats, 1)
-    within = (np.where(shown, values - average, 0.0) ** 2).sum(axis=0) / np.maximum(n_repeats - 1, 1)
-    noise = np.where(n_repeats >= 2, within, 0.0).sum(axis=0) / repeated
-    grand = values.sum(axis=(0, 1)) / n_repeats.sum(axis=0)
-    total = (np.where(shown, values - grand, 0.0) ** 2).sum(axis=(0, 1)) / (n_repeats.sum(axis=0) - 1)
-    alike = noise <= 1e-12 * total  # rounding error alone
-    if alike.any():
-        first = first_voxel + int(np.argmax(alike))
-        raise EncodingError(
-            f"{int(alike.sum())} voxels answer every repeat alike (first: voxel {first}); were averages given as repeats?"
-        )
-    inverse = np.where(n_repeats >= 1, 1 / np.maximum(n_repeats, 1), 0.0).sum(axis=0) / seen
-    return noise, total, inverse
-
-
 def normalised_accuracy(r2: Float[np.ndarray, " voxel"], noise_ceiling: Float[np.ndarray, " voxel"], floor: float = 0.1) -> float:
     """Mean of R2 / ceiling over voxels whose ceiling is at least `floor`; voxels of unknown ceiling (NaN) do not count.
 
@@ -201,13 +149,17 @@ def normalised_accuracy(r2: Float[np.ndarray, " voxel"], noise_ceiling: Float[np
     return float((r2[counted] / noise_ceiling[counted]).mean())
 
 
-def _ceiling_of(responses: Responses, test: Int[np.ndarray, " test"]) -> Float[np.ndarray, " voxel"]:
-    if responses.repeats is None:
-        return np.full(responses.values.shape[1], np.nan)
-    return noise_ceiling_from_repeats(np.asarray(responses.repeats[:, test]))
+def _check_ceiling(noise_ceiling: Float[np.ndarray, " given"], n_voxels: int) -> None:
+    wrong = (noise_ceiling < 0) | (noise_ceiling > 1)
+    if noise_ceiling.shape != (n_voxels,) or wrong.any():
+        raise EncodingError(
+            f"{len(noise_ceiling)} noise ceilings were given for {n_voxels} voxels, {int(wrong.sum())} of them not within 0 to 1; "
+            "give a share of variance for each (percentages divided by 100), and NaN where it is unknown."
+        )
 
 
-def _check_test_values(predicted: Float[np.ndarray, "stimulus voxel"], measured: Float[np.ndarray, "stimulus voxel"]) -> None:
+def check_test_values(predicted: Float[np.ndarray, "stimulus voxel"], measured: Float[np.ndarray, "stimulus voxel"]) -> None:
+    """Raise EncodingError for a value that is not finite, or a voxel that does not vary: its accuracy is undefined."""
     for name, values in (("predictions", predicted), ("responses", measured)):
         wrong = ~np.isfinite(values)
         if wrong.any():

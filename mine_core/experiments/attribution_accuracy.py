@@ -56,8 +56,9 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
 def _pairs(instrument: Instrument, truth: PlantedTruth, voxel: int, rng: np.random.Generator) -> Float[np.ndarray, "pair 5"]:
     """For each pair: hit, share of positive attribution on the object, area of the object, reliability, hit of a stranger."""
     test = instrument.subject.splits.test
-    masks = {int(s): driving_mask(instrument, truth, int(voxel), int(s)) for s in test}
-    present = np.array([s for s, mask in masks.items() if mask is not None and mask.any()], dtype=np.int64)
+    found = {int(s): driving_mask(instrument, truth, int(voxel), int(s)) for s in test}
+    masks = {s: mask for s, mask in found.items() if mask is not None and mask.any()}
+    present = np.array(list(masks), dtype=np.int64)
     if not len(present):
         return np.empty((0, 5))
     chosen = np.sort(rng.choice(present, min(MOST_IMAGES, len(present)), replace=False))
@@ -91,8 +92,8 @@ def mass_on(values: Float[np.ndarray, "row col"], mask: np.ndarray) -> float:
 def _completeness(instrument: Instrument, rng: np.random.Generator) -> float:
     """Largest deviation of the stored parts from the prediction over all voxels and some images, in SD of predictions."""
     stimuli = rng.choice(len(instrument.subject.stimuli), N_COMPLETENESS, replace=False)
-    errors = [attribute(instrument.model, instrument.features, int(s), instrument.mean_patches).completeness_error for s in stimuli]
-    return float(max(errors))
+    found = [attribute(instrument.model, instrument.features, int(s), instrument.mean_patches).completeness_error for s in stimuli]
+    return max(error for error in found if error is not None)
 
 
 def _mean(values: np.ndarray) -> float | None:

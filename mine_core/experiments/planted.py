@@ -37,4 +37,4 @@ def driving_mask(instrument: Instrument, truth: PlantedTruth, voxel: int, stimul
     size = instrument.subject.stimuli.images.shape[1]
     concepts, masks = _masks(instrument.subject.stimuli.ids[stimulus], size)
     chosen = np.isin(concepts, driving_concepts(truth, voxel))
-    return masks[chosen].any(axis=0) if chosen.any() else None
+    return np.asarray(masks[chosen].any(axis=0)) if chosen.any() else None

@@ -15,16 +15,19 @@ from mine_core.cortex.flatmap import save_flatmap
 from mine_core.cortex.layout import similarity_layout
 from mine_core.cortex.s1 import CortexVoxels, make_s1, retinotopic_coordinates
 from mine_core.description.captioning import caption_stimuli
-from mine_core.description.decoding import describe_voxels, save_voxel_words
-from mine_core.description.vocabulary import calibrate, embed_vocabulary, load_vocabulary, save_vocabulary
+from mine_core.description.decoding import LEAST_HELD_OUT, describe_voxels, no_words, save_voxel_words
+from mine_core.description.vocabulary import calibrate, embed_vocabulary, load_vocabulary, save_vocabulary, wordless
+from mine_core.encoding.alignment import check_images_apart
+from mine_core.encoding.noise_ceiling import ceiling_for_test
 from mine_core.encoding.ridge import fit_ridge
-from mine_core.encoding.scoring import noise_ceiling_from_repeats, score
+from mine_core.encoding.scoring import score
 from mine_core.errors import BackboneError, Cancelled
 from mine_core.features import extract_features, load_features, mean_patch
 from mine_core.instrument.persist import load_encoding, save_encoding
+from mine_core.instrument.stages import FitOn
 from mine_core.instrument.subjects import subject_of
 from mine_core.subjects.phantom.build import PhantomCortex, build_phantom
-from mine_core.types import IsCancelled, OnProgress, Subject
+from mine_core.types import IsCancelled, OnProgress, Splits, Subject
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,18 @@ def features(config: InstrumentConfig) -> Any:
     return make
 
 
-def encoding(config: InstrumentConfig) -> Any:
-    """Fit ridge per voxel on training stimuli, score it on test stimuli, keep what attribution compares with."""
+def encoding(given: tuple[InstrumentConfig, FitOn]) -> Any:
+    """Fit ridge per voxel on training (or validation) stimuli, score it on test stimuli, keep what attribution compares with."""
+    config, fit_on = given
 
     def make(work: Work) -> None:
         subject, found = subject_of(work.made["subject"]), load_features(work.made["features"].path)
         work.on_progress(0, 3, "fitting")
-        model = fit_ridge(found, subject.responses, subject.splits)
+        splits = subject.splits
+        check_images_apart(subject.stimuli, splits)
+        if fit_on == "validation":
+            splits = Splits(train=splits.validation, validation=splits.train, test=splits.test)
+        model = fit_ridge(found, subject.responses, splits)
         if work.cancelled():
             raise Cancelled("Stopped after fitting; finished stages are kept.")
         work.on_progress(1, 3, "scoring")
@@ -116,37 +124,39 @@ def encoding(config: InstrumentConfig) -> Any:
             noise_ceiling=ceiling_of(subject),
         )
         save_encoding(work.directory, model, scored)
-        np.save(work.directory / "mean_patches.npy", mean_patch(found, subject.splits.train))
+        np.save(work.directory / "mean_patches.npy", mean_patch(found, splits.train))
 
     return make
 
 
-def ceiling_of(subject: Subject) -> np.ndarray | None:
-    """Noise ceiling of every voxel: as given, or from the training stimuli where all were shown equally often; else None.
-
-    None leaves it to the repeats of the test stimuli, and NaN (unknown) where there are none.
-    """
-    repeats = subject.responses.repeats
-    if subject.noise_ceiling is not None:
-        return np.asarray(subject.noise_ceiling, np.float64)
-    if repeats is None or np.isnan(repeats).any():
-        return None
-    return noise_ceiling_from_repeats(repeats[:, subject.splits.train])
+def ceiling_of(subject: Subject) -> np.ndarray:
+    """Noise ceiling of every voxel's test responses: as given, else from repeats, else NaN (unknown)."""
+    return ceiling_for_test(subject.responses, subject.splits, subject.noise_ceiling).values
 
 
 def words(config: InstrumentConfig) -> Any:
-    """Embed the vocabulary, choose words for every voxel on training stimuli and score them on validation and test ones."""
+    """Embed the vocabulary, choose words for every voxel on training stimuli and score them on validation and test ones.
+
+    A backbone that reads no text leaves no word to choose from; fewer than 20 held-out stimuli leave none that could be scored.
+    """
 
     def make(work: Work) -> None:
         subject, found = subject_of(work.made["subject"]), load_features(work.made["features"].path)
+        held_out = np.concatenate([subject.splits.validation, subject.splits.test])
+        if not found.backbone.has_words:
+            save_vocabulary(wordless(found.backbone.n_features), work.directory)
+            save_voxel_words(no_words(len(subject.responses.voxels), len(held_out)), work.directory)
+            return
         model, _ = load_encoding(work.made["encoding"].path, subject.responses.voxels)
         mean_patches = work.made["encoding"].array("mean_patches")
         work.on_progress(0, 2, "embedding the vocabulary")
         vocabulary = embed_vocabulary(load_vocabulary(vocabulary_of(config.backbone)), load_backbone(config.backbone))
         vocabulary = calibrate(vocabulary, found, subject.splits.train, mean_patches)
         save_vocabulary(vocabulary, work.directory)
+        if len(held_out) < LEAST_HELD_OUT:
+            save_voxel_words(no_words(len(subject.responses.voxels), len(held_out)), work.directory)
+            return
         work.on_progress(1, 2, "scoring")
-        held_out = np.concatenate([subject.splits.validation, subject.splits.test])
         described = describe_voxels(
             found,
             subject.responses,

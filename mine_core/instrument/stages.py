@@ -7,11 +7,12 @@ where it was, and a changed setting rebuilds only what depends on it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version, hash_file
-from mine_core.backbones.presets import vocabulary_of, weights_key
+from mine_core.backbones.presets import adapter_code, vocabulary_of, weights_key
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.s1 import s1_recipe
 from mine_core.description.vocabulary import VOCABULARIES
@@ -19,6 +20,15 @@ from mine_core.errors import Cancelled
 from mine_core.instrument.subjects import custom_artifact
 from mine_core.types import IsCancelled, OnProgress
 
+SCORING_CODE = (
+    "encoding/scoring.py",
+    "encoding/noise_ceiling.py",
+    "encoding/alignment.py",
+    "statistics.py",
+    "instrument/persist.py",
+)
+RIDGE_CODE = ("encoding/ridge.py", *SCORING_CODE)
+FitOn = Literal["train", "validation"]
 Made = Mapping[str, Artifact]
 Make = Callable[[Path, Made, OnProgress, IsCancelled], dict[str, Any] | None]
 
@@ -36,29 +46,38 @@ class Stage:
 
 def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     """All stages of an instrument in the order they are made."""
+    before = encoding_stages(config, store)
+    features, encoding = before[-2].recipe, before[-1].recipe
+    vocabulary = hash_file(VOCABULARIES / f"{vocabulary_of(config.backbone)}.toml")
+    words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key, vocabulary), code_version("description"))
+    captions = Recipe("captions", {}, (features.key,), code_version("backbones/captioning.py"))
+    return [
+        *before,
+        Stage("words", words, 15, "Scoring words for every voxel", _maker("words", config)),
+        Stage("captions", captions, 15, "Writing captions", _maker("captions", config)),
+    ]
+
+
+def encoding_stages(config: InstrumentConfig, store: ArtifactStore, fit_on: FitOn = "train") -> list[Stage]:
+    """Stages up to a fitted and scored encoding model; `fit_on` says which part of the stimuli it is fit on."""
     before = _phantom_stages(config, store) if config.subject == "phantom" else _custom_stages(config, store)
     subject = before[-1].recipe.key if config.subject == "phantom" else custom_artifact(config.subject, store).key
     features = Recipe(
         "features",
         {"backbone": config.backbone},
         (subject, weights_key(config.backbone)),
-        code_version("features.py", "backbones/decomposition.py", "backbones/open_clip_adapter.py"),
+        code_version("features.py", *adapter_code(config.backbone)),
     )
     encoding = Recipe(
         "encoding",
-        {"kind": "ridge", "n_permutations": config.n_permutations},
+        {"kind": "ridge", "n_permutations": config.n_permutations, "fit_on": fit_on},
         (features.key,),
-        code_version("encoding", "statistics.py", "instrument/makers.py"),
+        code_version(*RIDGE_CODE, "instrument/makers.py"),
     )
-    vocabulary = hash_file(VOCABULARIES / f"{vocabulary_of(config.backbone)}.toml")
-    words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key, vocabulary), code_version("description"))
-    captions = Recipe("captions", {}, (features.key,), code_version("backbones/captioning.py"))
     return [
         *before,
         Stage("features", features, 20, "Embedding the stimuli", _maker("features", config)),
-        Stage("encoding", encoding, 15, "Fitting and scoring the encoding model", _maker("encoding", config)),
-        Stage("words", words, 15, "Scoring words for every voxel", _maker("words", config)),
-        Stage("captions", captions, 15, "Writing captions", _maker("captions", config)),
+        Stage("encoding", encoding, 15, "Fitting and scoring the encoding model", _maker("encoding", (config, fit_on))),
     ]
 
 
@@ -103,12 +122,12 @@ class Run:
             if self.cancelled():
                 raise Cancelled(f"Stopped before: {stage.title}. What was finished is kept.")
             self.on_progress(self.done, self.total, stage.title)
-            made[stage.name] = self.store.build(stage.recipe, lambda path, stage=stage: self._one(stage, path, made))
+            made[stage.name] = self.store.build(stage.recipe, partial(self._one, stage, made))
             self.done += stage.weight
         self.on_progress(self.total, self.total, "Ready")
         return made
 
-    def _one(self, stage: Stage, path: Path, made: Made) -> dict[str, Any] | None:
+    def _one(self, stage: Stage, made: Made, path: Path) -> dict[str, Any] | None:
         def within(done: int, total: int, message: str = "") -> None:
             detail = stage.title if message.lower() in stage.title.lower() else f"{stage.title}: {message}"
             self.on_progress(100 * self.done + round(100 * stage.weight * done / max(total, 1)), 100 * self.total, detail)

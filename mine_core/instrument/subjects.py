@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, canonical_json, code_version, open_artifact, write_text
-from mine_core.errors import SubjectError
+from mine_core.errors import Cancelled, SubjectError
 from mine_core.subjects.custom import describe_import, import_subject
 from mine_core.subjects.store import load_subject, save_subject
-from mine_core.types import Subject
+from mine_core.types import IsCancelled, Subject
 
 PHANTOM = "phantom"
 
@@ -31,12 +31,14 @@ def subject_of(artifact: Artifact) -> Subject:
     return load_subject(artifact.path / "subject")
 
 
-def import_into(store: ArtifactStore, **arguments: Any) -> dict[str, Any]:
+def import_into(store: ArtifactStore, *, cancelled: IsCancelled | None = None, **arguments: Any) -> dict[str, Any]:
     """Import a subject (see `import_subject`) and keep it under its name; returns a report.
 
-    Raises SubjectError for whatever cannot be used as given; then nothing is kept.
+    Raises SubjectError for whatever cannot be used as given, and Cancelled if `cancelled()` became True; then nothing is kept.
     """
-    subject = import_subject(**arguments)
+    asked = cancelled or (lambda: False)
+    subject = import_subject(**arguments, cancelled=asked)
+    _stop_if(asked, subject.name)
     recipe = Recipe(
         "subject", {"name": subject.name, "import": dict(subject.provenance["import"])}, (), code_version("subjects/custom")
     )
@@ -44,6 +46,7 @@ def import_into(store: ArtifactStore, **arguments: Any) -> dict[str, Any]:
     def make(directory: Path) -> None:
         (directory / "subject").mkdir()
         save_subject(directory / "subject", subject)
+        _stop_if(asked, subject.name)
 
     artifact = store.build(recipe, make)
     _names(store).mkdir(parents=True, exist_ok=True)
@@ -54,6 +57,11 @@ def import_into(store: ArtifactStore, **arguments: Any) -> dict[str, Any]:
         "n_voxels": len(subject.responses.voxels),
         "report": list(describe_import(subject)),
     }
+
+
+def _stop_if(cancelled: IsCancelled, name: str) -> None:
+    if cancelled():
+        raise Cancelled(f"The import of '{name}' was stopped; nothing of it was kept.")
 
 
 def _names(store: ArtifactStore) -> Path:

@@ -1,7 +1,7 @@
 """One counterfactual trial: an edit of an image, its matched controls, and how the predictions move."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from mine_core.attribution.decomposition import attribute_images
+from mine_core.backbones.base import Backbone
 from mine_core.counterfactual.controls import make_controls
 from mine_core.counterfactual.editors import Editor
 from mine_core.counterfactual.exemplars import WordView, find_exemplars
@@ -22,7 +23,9 @@ from mine_core.description.vocabulary import Vocabulary
 from mine_core.errors import EditError
 from mine_core.instrument.explain import require_voxel
 from mine_core.instrument.instrument import Instrument
-from mine_core.types import ImageEdit, IsCancelled, PredictedShift
+from mine_core.instrument.second import SecondEncoder
+from mine_core.profiles import wordless_text
+from mine_core.types import EncodingModel, ImageEdit, IsCancelled, PredictedShift
 
 Kind = Literal["remove", "insert"]
 N_ELSEWHERE, N_CONTENT = 10, 10
@@ -40,24 +43,33 @@ NOTES = {
 
 @dataclass(frozen=True)
 class EditRequest:
-    """What to do: remove what drives a voxel, or insert a word, in one image; `region` (packed bits) is where, if drawn."""
+    """What to do in one image: remove what drives a voxel, or insert a word.
+
+    Where: in `region` (packed bits), if one is drawn; or an insertion at `place`, the (row, col) of the pixel, counted from 0
+    at the top left, that the middle of what is inserted comes to lie on, or as near as it fits into the image.
+    """
 
     kind: Kind
     voxel: int
     stimulus: int
     word: str = ""
     region: bytes | None = None
+    place: tuple[int, int] | None = None
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An edit with its predicted shift in every voxel beside its controls, and the instant estimate from patches alone."""
+    """An edit with its predicted shift in every voxel beside its controls, and the instant estimate from patches alone.
+
+    `check` is the shift of the same edit and controls by an encoder that took no part in choosing them; None without one.
+    """
 
     edit: ImageEdit
     shift: PredictedShift
     instant: Float[np.ndarray, " voxel"]
     control_note: str
+    check: PredictedShift | None = None
 
 
 def heat_of(instrument: Instrument, voxel: int, stimulus: int) -> Float[np.ndarray, "row col"]:
@@ -75,12 +87,14 @@ def driving_region(instrument: Instrument, voxel: int, stimulus: int) -> Bool[np
     return driving_mask(image, heat_of(instrument, voxel, stimulus), DRIVING_SHARE).mask
 
 
-def run_trial(instrument: Instrument, request: EditRequest, cancelled: IsCancelled | None = None) -> Trial:
-    """Make the edit and its controls, embed all of them, and predict the shift of every voxel.
+def run_trial(
+    instrument: Instrument, request: EditRequest, second: SecondEncoder | None = None, cancelled: IsCancelled | None = None
+) -> Trial:
+    """Make the edit and its controls, embed all of them, and predict the shift of every voxel; a second encoder checks it.
 
     Raises
     ------
-    EditError : if the edit cannot be made.
+    EditError : if the edit cannot be made; if `place` is outside the image, or given with a region or for a removal.
     SubjectError, AlignmentError : if there is no such voxel or stimulus.
     Cancelled : if `cancelled()` became True; nothing is kept.
     """
@@ -88,17 +102,8 @@ def run_trial(instrument: Instrument, request: EditRequest, cancelled: IsCancell
         _require_word(instrument, request.word)
     heat = heat_of(instrument, request.voxel, request.stimulus)
     image = np.asarray(instrument.subject.stimuli.images[request.stimulus])
-    region = _drawn(request, image)
-    if request.kind == "remove":
-        editor: Editor = InpaintRemover()
-        mask = driving_region(instrument, request.voxel, request.stimulus) if region is None else region
-        instruction, pool, direction = "remove what drives the voxel", (), -1
-    else:
-        own = exemplars_of(instrument, request.word)
-        others = [item for word in _other_words(instrument, request.word) for item in exemplars_of(instrument, word)[:2]]
-        editor, mask = _inserter(request, own, heat, image, region)
-        instruction, pool, direction = f"insert {request.word}", tuple(others), 1
-    edit = editor.edit(image, mask, instruction, seed=request.seed, cancelled=cancelled)
+    editor, edit, pool = _edited(instrument, request, heat, image, cancelled)
+    direction = -1 if request.kind == "remove" else 1
     controls = make_controls(
         edit,
         heat,
@@ -111,20 +116,53 @@ def run_trial(instrument: Instrument, request: EditRequest, cancelled: IsCancell
         cancelled=cancelled,
     )
     images = [image, edit.edited, *(control.image for control in controls)]
-    pooled = embed_distinct(lambda stack: instrument.backbone.get().embed(stack).pooled, images)
-    shift = predict_shift(
-        instrument.model,
-        pooled[0],
-        pooled[1],
-        pooled[2:],
-        [control.name for control in controls],
-        direction=direction,
-        guided_by=str(instrument.model.provenance.get("key", "")),
-    )
+    names = [control.name for control in controls]
+    guide = str(instrument.model.provenance.get("key", ""))
+    shift = _shift(instrument.model, instrument.backbone.get(), images, names, direction, guided_by=guide)
+    check = None
+    if second is not None:
+        check = _shift(second.model, second.backbone.get(), images, names, direction, guided_by=guide, checked_by=second.key)
     word = request.word or _driving_word(instrument, request.stimulus, heat)
     patches = np.asarray(instrument.features.patches[request.stimulus], np.float32)
     instant = masked_patch_estimate(instrument.model, patches, instrument.mean_patches, edit.edit_mask)
-    return Trial(_verified(instrument, edit, word, direction) if word else edit, shift, instant, NOTES[request.kind])
+    return Trial(_verified(instrument, edit, word, direction) if word else edit, shift, instant, NOTES[request.kind], check)
+
+
+def _shift(
+    model: EncodingModel,
+    backbone: Backbone,
+    images: list[UInt8[np.ndarray, "height width 3"]],
+    names: list[str],
+    direction: int,
+    *,
+    guided_by: str,
+    checked_by: str | None = None,
+) -> PredictedShift:
+    """Shift from the first image to the second, beside those from the first to each control."""
+    pooled = embed_distinct(lambda stack: backbone.embed(stack).pooled, images)
+    before, after, controls = pooled[0], pooled[1], pooled[2:]
+    return predict_shift(model, before, after, controls, names, direction=direction, guided_by=guided_by, checked_by=checked_by)
+
+
+def _edited(
+    instrument: Instrument,
+    request: EditRequest,
+    heat: Float[np.ndarray, "row col"],
+    image: UInt8[np.ndarray, "height width 3"],
+    cancelled: IsCancelled | None,
+) -> tuple[Editor, ImageEdit, tuple[Exemplar, ...]]:
+    """Make the edit; returns what made it, the edit, and other words' exemplars to compare an insertion with."""
+    region = _drawn(request, image)
+    _check_place(request, image)
+    if request.kind == "remove":
+        remover = InpaintRemover()
+        mask = driving_region(instrument, request.voxel, request.stimulus) if region is None else region
+        return remover, remover.edit(image, mask, "remove what drives the voxel", seed=request.seed, cancelled=cancelled), ()
+    own = exemplars_of(instrument, request.word)
+    others = [item for word in _other_words(instrument, request.word) for item in exemplars_of(instrument, word)[:2]]
+    inserter, mask = _inserter(request, own, heat, image, region)
+    edit = inserter.edit(image, mask, f"insert {request.word}", seed=request.seed, cancelled=cancelled)
+    return inserter, _with_place(edit, request), tuple(others)
 
 
 def _drawn(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> Bool[np.ndarray, "height width"] | None:
@@ -135,6 +173,30 @@ def _drawn(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> 
         raise EditError(f"The region has {8 * len(request.region)} pixels, the image {height * width}; draw it on this image.")
     bits = np.unpackbits(np.frombuffer(request.region, np.uint8), count=height * width)
     return bits.astype(bool).reshape(height, width)
+
+
+def _check_place(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> None:
+    if request.place is None:
+        return
+    (row, col), (height, width) = request.place, image.shape[:2]
+    if request.kind != "insert" or request.region is not None:
+        given = "a removal" if request.kind != "insert" else "an insertion into a drawn region"
+        raise EditError(f"A place was given for {given}; a place is for an insertion without one. Give the one or the other.")
+    if not (0 <= row < height and 0 <= col < width):
+        raise EditError(f"Row {row}, column {col} is outside the image; choose rows 0 to {height - 1} and columns 0 to {width - 1}.")
+
+
+def _with_place(edit: ImageEdit, request: EditRequest) -> ImageEdit:
+    """Record where the middle of an insertion lies, and who chose the place."""
+    rows, cols = np.flatnonzero(edit.edit_mask.any(axis=1)), np.flatnonzero(edit.edit_mask.any(axis=0))
+    chosen = "least attributed" if request.place is None else "given"
+    place = {
+        "row": int(rows[0] + rows[-1]) // 2,
+        "col": int(cols[0] + cols[-1]) // 2,
+        "chosen_by": chosen if request.region is None else "drawn region",
+        "given": None if request.place is None else list(request.place),
+    }
+    return replace(edit, provenance={**edit.provenance, "place": place})
 
 
 def _inserter(
@@ -150,6 +212,9 @@ def _inserter(
         rows, cols = np.nonzero(region)
         x, y = (cols.min() + cols.max() + 1) / 2 / width, (rows.min() + rows.max() + 1) / 2 / height
         size = float(min(1.0, max(np.ptp(rows), np.ptp(cols)) / min(height, width)))
+    elif request.place is not None:
+        size, (row, col) = INSERT_SIZE, request.place
+        x, y = (col + 0.5) / width, (row + 0.5) / height
     else:
         size = INSERT_SIZE
         x, y = least_attributed_place(heat, exemplar, size=size)
@@ -158,7 +223,7 @@ def _inserter(
 
 
 def insertable_words(instrument: Instrument, voxel: int) -> list[str]:
-    """Words for things, those that the voxel wants first."""
+    """Words for things, those that the voxel wants first; none where the backbone has no words."""
     things = [word for words in _things(instrument.vocabulary).values() for word in words]
     description = instrument.words.description(voxel)
     wanted = [word for word in (*description.phrases, *description.words) if word in things]
@@ -233,6 +298,8 @@ def _exemplars(handle: _Handle, word: str) -> tuple[Exemplar, ...]:
 
 
 def _require_word(instrument: Instrument, word: str) -> None:
+    if not instrument.features.backbone.has_words:
+        raise EditError(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name.")
     if word not in instrument.vocabulary.words:
         raise EditError(f"'{word}' is not in the vocabulary; choose one of its {len(instrument.vocabulary)} words.")
 

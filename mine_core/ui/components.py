@@ -1,4 +1,4 @@
-"""The page's own elements: a flatmap one can click, a gallery with heatmaps, a canvas to draw a region on.
+"""The page's own elements: a map one can click, a gallery with heatmaps, an image to draw a region or choose a place on.
 
 Each takes plain values and returns what the user did since the last run, or None. They are Streamlit components of the
 second kind: inline HTML, CSS and JavaScript from assets/components, no frame, nothing fetched.
@@ -22,8 +22,8 @@ from mine_core.figures import data_url
 @cache
 def _renderer(name: str) -> Any:
     folder = PROJECT / "assets" / "components"
-    parts = {kind: (folder / f"{name}.{kind}").read_text() for kind in ("html", "css", "js")}
-    return st.components.v2.component(f"mine_{name}", **parts)
+    html, css, js = ((folder / f"{name}.{kind}").read_text() for kind in ("html", "css", "js"))
+    return st.components.v2.component(f"mine_{name}", html=html, css=css, js=js)
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,19 @@ def painter(
     if drawn is None or drawn["key"] != drawing:
         return None
     return _unpack_region(drawn, height, width)
+
+
+def placer(image: UInt8[np.ndarray, "height width 3"], *, choice: str, alt: str, label: str, key: str) -> tuple[int, int] | None:
+    """Show an image on which a place can be chosen by click or keyboard; return its pixel (row, col), or None if none is.
+
+    `choice` names what the place is chosen for; when it changes, no place is chosen.
+    """
+    height, width = image.shape[:2]
+    data = {"image": data_url(image, "webp"), "width": width, "height": height, "key": choice, "alt": alt, "label": label}
+    chosen = _renderer("placer")(key=key, data=data, on_place_change=_nothing).place
+    if chosen is None or chosen["key"] != choice or chosen["row"] is None:
+        return None
+    return int(chosen["row"]), int(chosen["col"])
 
 
 def _unpack_region(drawn: Mapping[str, Any], height: int, width: int) -> Bool[np.ndarray, "height width"] | None:

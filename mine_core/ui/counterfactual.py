@@ -5,64 +5,86 @@ import pandas as pd
 import streamlit as st
 
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
-from mine_core.errors import MineError
+from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
-from mine_core.instrument.trials import EditRequest, Trial, driving_region, insertable_words, run_trial
+from mine_core.instrument.second import SecondEncoder
+from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, insertable_words, run_trial
+from mine_core.profiles import wordless_text
 from mine_core.ui import maps
-from mine_core.ui.components import flatmap, painter
+from mine_core.ui.components import flatmap, painter, placer
 from mine_core.ui.state import View, set_view
 
-KINDS = {"remove": "Remove", "insert": "Insert"}
-ALPHA = 0.05
+KINDS: dict[Kind, str] = {"remove": "Remove", "insert": "Insert"}
 
 
 def ask(view: View, instrument: Instrument) -> EditRequest | None:
     """Ask what to change and where; returns None until the request makes sense."""
-    kind = st.segmented_control("Edit", KINDS, format_func=KINDS.get, default=view.edit or "remove", key="cf_kind") or "remove"
+    shown: Kind = "insert" if view.edit == "insert" else "remove"
+    kind = st.segmented_control("Edit", list(KINDS), format_func=lambda name: KINDS[name], default=shown, key="cf_kind") or shown
     if kind != view.edit:
         set_view(edit=kind)
     image = np.asarray(instrument.subject.stimuli.images[view.image])
-    word = ""
-    if kind == "insert":
-        words = insertable_words(instrument, view.voxel)
-        word = st.selectbox("Insert", words, key="cf_word", help="Cut out by its own attribution from another image")
-    start = driving_region(instrument, view.voxel, view.image) if kind == "remove" else None
-    st.caption(
-        "The region that drives the voxel is painted; change it with the brush."
-        if kind == "remove"
-        else "It is put where the image drives the voxel least; paint a region to choose the place."
-    )
+    about = f"{view.subject}-{view.seed}-{view.voxel}-{view.image}-{kind}"
+    alt = f"Image {view.image}: {instrument.captions[view.image]}"
+    return _ask_where(view, instrument, image, about, alt) if kind == "remove" else _ask_what(view, instrument, image, about, alt)
+
+
+def _ask_where(view: View, instrument: Instrument, image: np.ndarray, about: str, alt: str) -> EditRequest | None:
+    """Ask which region to remove; the one that drives the voxel is offered, if there is one."""
+    start = None
+    try:
+        start = mask_rgba(driving_region(instrument, view.voxel, view.image))
+        st.caption("The region that drives the voxel is painted; change it with the brush.")
+    except EditError as refusal:
+        st.info(f"{refusal} Or paint a region yourself.")
     drawn = painter(
         image,
-        None if start is None else mask_rgba(start),
-        drawing=f"{view.subject}-{view.seed}-{view.voxel}-{view.image}-{kind}",
-        alt=f"Image {view.image}: {instrument.captions[view.image]}",
+        start,
+        drawing=about,
+        alt=alt,
         label="Region that the edit may change. Arrow keys move the brush, the space bar paints.",
         key="cf_painter",
     )
+    if start is None and drawn is None:
+        return None
     if drawn is not None and not drawn.any():
         st.info("The region is empty: paint where the edit may change the image.")
         return None
-    return EditRequest(kind=kind, voxel=view.voxel, stimulus=view.image, word=word, region=_packed(drawn))
+    return EditRequest("remove", view.voxel, view.image, region=None if drawn is None else np.packbits(drawn).tobytes())
 
 
-def _packed(region: np.ndarray | None) -> bytes | None:
-    return None if region is None else np.packbits(region).tobytes()
+def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str, alt: str) -> EditRequest | None:
+    """Ask what to insert, and at which place if at a certain one."""
+    words = insertable_words(instrument, view.voxel)
+    if not words:
+        st.info(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name, only removed.")
+        return None
+    word = st.selectbox("Insert", words, key="cf_word", help="Cut out by its own attribution from another image")
+    st.caption("Click where its middle is to be. Until then it is put where the image drives the voxel least.")
+    place = placer(
+        image,
+        choice=about,
+        alt=alt,
+        label=f"Place of what is inserted. {alt}. Arrow keys move the crosshair, Enter puts it there.",
+        key="cf_placer",
+    )
+    return EditRequest("insert", view.voxel, view.image, word=word, place=place)
 
 
 # `key` is read by the cache alone: it tells instruments apart
 @st.cache_resource(max_entries=64, show_spinner="Making the edit and its controls")
-def _trial(_instrument: Instrument, key: tuple[str, ...], request: EditRequest) -> Trial:  # noqa: ARG001
-    return run_trial(_instrument, request)
+def _trial(_instrument: Instrument, _second: SecondEncoder | None, key: tuple[str, ...], request: EditRequest) -> Trial:  # noqa: ARG001
+    return run_trial(_instrument, request, _second)
 
 
-def run(instrument: Instrument, request: EditRequest | None) -> Trial | None:
+def run(instrument: Instrument, request: EditRequest | None, second: SecondEncoder | None) -> Trial | None:
     """Run the edit with its controls, or find it done; says why when it is refused."""
     if request is None:
         return None
     try:
-        return _trial(instrument, (str(instrument.config), instrument.model.provenance["key"]), request)
+        keys = (str(instrument.config), instrument.model.provenance["key"], second.key if second else "")
+        return _trial(instrument, second, keys, request)
     except MineError as refusal:
         st.error(str(refusal))
         return None
@@ -131,6 +153,7 @@ def history(view: View, trial: Trial) -> None:
         "rank": int(shift.rank[voxel]),
         "controls": len(shift.control_names),
         "p": round(float(shift.p[voxel]), 3),
+        "second encoder (SD)": None if trial.check is None else round(float(trial.check.shift[voxel]), 2),
         "region (% of image)": round(100 * float(trial.edit.edit_mask.mean()), 1),
     }
     if row not in rows:

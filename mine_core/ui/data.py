@@ -13,11 +13,12 @@ from mine_core.instrument.subjects import PHANTOM, import_into, known_subjects
 from mine_core.jobs import Job
 from mine_core.subjects.custom import describe_import
 from mine_core.ui import resources
-from mine_core.ui.frame import show_ended
 from mine_core.ui.state import View, current_view, set_view
+from mine_core.ui.waiting import show_ended, wait_for
 
 AXES = ("voxel,stimulus", "stimulus,voxel", "voxel,stimulus,repeat", "repeat,stimulus,voxel", "stimulus,voxel,repeat")
 UPLOAD_MB = 40
+IMPORT = "import"
 
 
 def subjects() -> None:
@@ -42,6 +43,8 @@ def subjects() -> None:
 
 
 def _show_subject(config: InstrumentConfig) -> None:
+    job = resources.worker().find(resources.build_key(config))
+    gone = job is not None and job.state == "done"  # and no longer in the store, unless the next line finds it there
     if resources.built(config):
         instrument = resources.instrument(config)
         score = instrument.score
@@ -56,67 +59,72 @@ def _show_subject(config: InstrumentConfig) -> None:
             set_view(subject=config.subject, seed=config.seed, backbone=config.backbone, voxel=-1, image=-1, map="normalised", edit="")
             st.switch_page("pages/explore.py", query_params=st.query_params.to_dict())
         return
-    job = resources.worker().find(resources.build_key(config))
-    if job is None:
+    if job is None or gone:
         st.caption("Not built yet with this backbone: it takes up to a minute or two and is kept.")
         if st.button("Build", type="primary", key="data_build"):
             resources.build(config)
             st.rerun()
         return
-    _progress(job)
-
-
-@st.fragment(run_every="0.5s")
-def _progress(job: Job) -> None:
-    if job.state == "done":
-        st.rerun()
-    if job.active:
-        st.progress(job.share, job.message or "Waiting for the worker")
-        st.button("Stop", key="data_stop", on_click=job.cancel)
-    else:
-        show_ended(job)
+    wait_for(job)
 
 
 def import_form() -> None:
-    """Take images and responses, check them, and keep them as a subject."""
+    """Take images and responses, and have them checked and kept as a subject by the worker, whatever page is in view."""
+    job = resources.worker().find(IMPORT)
+    busy = job is not None and job.active
     with st.form("data_import"):
-        name = st.text_input("Name", placeholder="letters, digits, - and _")
-        images = st.file_uploader(f"Images: a zip of JPEG or PNG, up to {UPLOAD_MB} MB", type=["zip"])
-        responses = st.file_uploader("Responses: npy or CSV", type=["npy", "csv"])
-        axes = st.selectbox("Axes of the responses", AXES)
-        size = st.number_input("Crop and resize to (pixels; empty: as they are)", 32, 512, value=None)
-        drop = st.checkbox("Leave out what is incomplete, and say what")
-        sent = st.form_submit_button("Import", type="primary")
-    st.caption("Larger files: `python -m mine_core import --help`. Nothing leaves this machine.")
-    if not sent:
-        return
-    if not (name and images and responses):
+        name = st.text_input("Name", placeholder="letters, digits, - and _", key="data_import_name")
+        images = st.file_uploader(f"Images: a zip of JPEG or PNG, up to {UPLOAD_MB} MB", type=["zip"], key="data_import_images")
+        responses = st.file_uploader("Responses: npy or CSV", type=["npy", "csv"], key="data_import_responses")
+        axes = st.selectbox("Axes of the responses", AXES, key="data_import_axes")
+        size = st.number_input("Crop and resize to (pixels; empty: as they are)", 32, 512, value=None, key="data_import_size")
+        drop = st.checkbox("Leave out what is incomplete, and say what", key="data_import_drop")
+        sent = st.form_submit_button("Import", type="primary", disabled=busy, key="data_import_send")
+    if sent and not (name and images and responses):
         st.error("A name, images and responses are needed.")
-        return
-    _import(name, images.getvalue(), responses.getvalue(), tuple(axes.split(",")), size, drop)
-
-
-def _import(name: str, images: bytes, responses: bytes, axes: tuple[str, ...], size: float | None, drop: bool) -> None:
-    bar = st.progress(0.0, "Reading")
-    try:
-        report: dict[str, Any] = import_into(
-            resources.store(),
+    elif sent and images and responses:
+        _start_import(
             name=name,
-            images=images,
-            responses=responses,
-            response_axes=axes,
+            images=images.getvalue(),
+            responses=responses.getvalue(),
+            response_axes=tuple(axes.split(",")),
             size=None if size is None else int(size),
             drop_incomplete=drop,
-            on_progress=lambda done, total, message: bar.progress(min(1.0, done / max(total, 1)), message),
         )
-    except MineError as refusal:
-        st.error(str(refusal))
-        return
-    finally:
-        bar.empty()
-    st.success(f"Imported {report['subject']}: {report['n_stimuli']} images, {report['n_voxels']} voxels. Choose it above.")
-    for line in report["report"]:
-        st.caption(line)
+        st.rerun()
+    elif job is not None:
+        _show_import(job)
+    st.caption("Larger files: `python -m mine_core import --help`. Nothing leaves this machine.")
+
+
+def _start_import(**given: Any) -> None:
+    """Hand an import to the worker; one at a time, the report of the last gives way."""
+    store = resources.store()
+    resources.worker().forget(IMPORT)
+    resources.worker().submit(
+        IMPORT,
+        f"Importing {given['name']}",
+        lambda on_progress, cancelled: import_into(store, **given, on_progress=on_progress, cancelled=cancelled),
+    )
+
+
+def _show_import(job: Job) -> None:
+    """Show how far an import is, and at its end the report or why there is none."""
+    if job.active:
+        wait_for(job)
+    elif job.state == "done":
+        report = job.outcome
+        st.success(f"Imported {report['subject']}: {report['n_stimuli']} images, {report['n_voxels']} voxels.")
+        for line in report["report"]:
+            st.caption(line)
+        st.button("Choose it", key="data_import_choose", on_click=_choose, args=(report["subject"],))
+    else:
+        show_ended(job, stopped="Stopped. Nothing of it was kept.", again=False)
+
+
+def _choose(subject: str) -> None:
+    st.session_state["data_subject"] = subject
+    resources.worker().forget(IMPORT)
 
 
 @st.cache_data(ttl=60, show_spinner="Looking at this machine")

@@ -8,14 +8,15 @@ from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
 from mine_core.errors import MineError
 from mine_core.figures import data_url, heat_gradient, heat_rgba
 from mine_core.instrument import Instrument
-from mine_core.instrument.explain import ImageExplanation, explain_voxel
+from mine_core.instrument.explain import ImageExplanation, Order, explain_voxel
 from mine_core.instrument.photograph import Photograph, open_photograph
+from mine_core.profiles import wordless_text
 from mine_core.ui import maps
 from mine_core.ui.components import GalleryItem, flatmap, gallery
 from mine_core.ui.state import MAPS, View, set_view
 from mine_core.ui.words import profile_of, reliability_line
 
-ORDERS = {"top": "Strongest", "middle": "Middling", "bottom": "Weakest"}
+ORDERS: dict[Order, str] = {"top": "Strongest", "middle": "Middling", "bottom": "Weakest"}
 N_IMAGES, N_WORDS, N_CAVEATS = 12, 6, 2
 # A photograph farther out than this percentage of held-out images is called unlike them.
 UNLIKE = 95.0
@@ -133,8 +134,8 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
     st.divider()
     order = st.segmented_control(
         f"Images by the predicted response of voxel {view.voxel}",
-        ORDERS,
-        format_func=ORDERS.get,
+        list(ORDERS),
+        format_func=lambda name: ORDERS[name],
         default="top",
         key="explore_order",
     )
@@ -159,7 +160,9 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
 
 
 def caption_source(instrument: Instrument) -> str:
-    """Say who wrote the captions."""
+    """Say who wrote the captions and chose the words."""
+    if not instrument.features.backbone.has_words:
+        return wordless_text(instrument.features.backbone.name)
     if not any(instrument.captions):
         return "This backbone writes no captions."
     foreign = instrument.config.backbone.startswith("phantom") and instrument.config.subject != "phantom"

@@ -7,6 +7,7 @@ from mine_core.instrument import Instrument
 from mine_core.jobs import Job
 from mine_core.ui import resources
 from mine_core.ui.state import View, current_view
+from mine_core.ui.waiting import wait_for
 
 PAGES = (
     ("explore", "Explore", "pages/explore.py"),
@@ -58,29 +59,4 @@ def show_build(job: Job) -> None:
         "The first start renders the stimuli, simulates the recording, embeds the images and fits the encoding model. "
         "It is done once and kept; a build that is stopped goes on where it was."
     )
-    _build_progress(job)
-
-
-@st.fragment(run_every="0.5s")
-def _build_progress(job: Job) -> None:
-    if job.state == "done":
-        st.rerun()
-    if job.active:
-        left = f", about {job.seconds_left:.0f} s left" if job.seconds_left is not None else ""
-        st.progress(job.share, f"{job.message or 'Waiting for the worker'}{left}")
-        st.button("Stop", key="build_stop", on_click=job.cancel)
-        return
-    show_ended(job)
-
-
-def show_ended(job: Job) -> None:
-    """Say why a job ended without a result, and offer to start it again."""
-    if job.state == "cancelled":
-        st.info("Stopped. What was finished is kept.")
-    elif job.state == "refused":
-        st.error(str(job.error))
-    elif job.state == "failed":
-        st.error(f"This is a fault of the program, not of your data: {type(job.error).__name__}. The log has the details.")
-    if st.button("Start again", key=f"again_{job.key}"):
-        resources.worker().forget(job.key)
-        st.rerun(scope="app")
+    wait_for(job)

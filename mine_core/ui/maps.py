@@ -33,8 +33,9 @@ class CortexMap:
 
 
 def offered(instrument: Instrument, image: int) -> list[str]:
-    """Names of the maps that have something to show: no ceiling without repeats, no response without an image."""
+    """Names of the maps that have something to show: no ceiling without repeats, no group without words, and so on."""
     unknown = {"normalised", "ceiling"} if np.isnan(instrument.score.noise_ceiling).all() else set()
+    unknown |= set() if instrument.features.backbone.has_words else {"group"}
     return [name for name in MAPS if name not in unknown and (name != "image" or image >= 0)]
 
 
@@ -131,7 +132,7 @@ def readouts(instrument: Instrument, shown: CortexMap) -> list[str]:
 
 @st.cache_data(max_entries=4)
 def _region_text(regions: tuple[str, ...], membership: Bool[np.ndarray, "region voxel"]) -> list[str]:
-    names = [[] for _ in range(membership.shape[1])]
+    names: list[list[str]] = [[] for _ in range(membership.shape[1])]
     for name, inside in zip(regions, membership, strict=True):
         for voxel in np.flatnonzero(inside):
             names[voxel].append(name)

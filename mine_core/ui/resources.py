@@ -6,6 +6,7 @@ from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.instrument import Instrument, is_built, open_instrument
 from mine_core.instrument.build import build_instrument
+from mine_core.instrument.stages import stages_of
 from mine_core.jobs import Job, Worker
 
 
@@ -21,10 +22,15 @@ def worker() -> Worker:
     return Worker()
 
 
+# `keys` is read by the cache alone: a subject imported anew under its old name is another instrument
 @st.cache_resource(max_entries=3)
+def _opened(config: InstrumentConfig, keys: tuple[str, ...]) -> Instrument:  # noqa: ARG001
+    return open_instrument(config, store())
+
+
 def instrument(config: InstrumentConfig) -> Instrument:
     """Open an instrument whose parts are all in the store; arrays are memory-mapped and read-only."""
-    return open_instrument(config, store())
+    return _opened(config, _keys(config))
 
 
 def built(config: InstrumentConfig) -> bool:
@@ -33,14 +39,22 @@ def built(config: InstrumentConfig) -> bool:
 
 
 def build(config: InstrumentConfig) -> Job:
-    """Start building an instrument, or find the build that is under way."""
+    """Start building an instrument, or find the build that is under way; one that is no longer in the store is built anew."""
+    key = build_key(config)
+    last = worker().find(key)
+    if last is not None and last.state == "done" and not built(config):
+        worker().forget(key)
     return worker().submit(
-        build_key(config),
+        key,
         f"Building {config.subject}",
         lambda on_progress, cancelled: build_instrument(config, store(), on_progress=on_progress, cancelled=cancelled),
     )
 
 
 def build_key(config: InstrumentConfig) -> str:
-    """Name of the job that builds an instrument."""
-    return f"build {config}"
+    """Name of the job that builds an instrument; another where a subject of that name was imported anew."""
+    return f"build {_keys(config)[-1]}"
+
+
+def _keys(config: InstrumentConfig) -> tuple[str, ...]:
+    return tuple(stage.recipe.key for stage in stages_of(config, store()))

@@ -9,9 +9,8 @@ import streamlit as st
 from mine_core.experiments import experiment
 from mine_core.figures import interval_figure
 from mine_core.instrument import Instrument
-from mine_core.jobs import Job
 from mine_core.ui import resources
-from mine_core.ui.frame import show_ended
+from mine_core.ui.waiting import wait_for
 
 CLAIMED = (
     "A heatmap is an exact account of how the model's *prediction* is composed: its parts add up to the prediction.",
@@ -46,18 +45,8 @@ def _measured(instrument: Instrument, name: str, title: str) -> dict[str, Any] |
         return None
     if job.state == "done":
         return job.outcome
-    _watch(job)
+    wait_for(job)
     return None
-
-
-@st.fragment(run_every="0.7s")
-def _watch(job: Job) -> None:
-    if job.state == "done":
-        st.rerun()
-    if job.active:
-        st.progress(job.share, job.message or "Measuring")
-    else:
-        show_ended(job)
 
 
 def accuracy(instrument: Instrument) -> None:

@@ -1,5 +1,7 @@
 """Every page opens, in every state a user can bring it into by a link."""
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import PROJECT, InstrumentConfig, cache_directory
 from mine_core.instrument import Instrument, build_instrument
+from mine_core.ui import resources, validation
 
 PAGES = ("pages/explore.py", "pages/counterfactual.py", "pages/validation.py", "pages/data.py")
 
@@ -78,6 +81,36 @@ def test_the_number_route_reaches_a_voxel_that_the_map_hides(instrument):
 
 def test_counterfactual_asks_for_a_voxel_and_an_image_first(instrument):
     assert "Choose a voxel" in texts(opened(PAGES[1]))
+
+
+def test_a_measurement_can_be_stopped_and_started_again(instrument, monkeypatch):
+    began, gate = threading.Event(), threading.Event()
+
+    def measure(config, store, on_progress):
+        on_progress(1, 4, "measuring")
+        began.set()
+        assert gate.wait(60)
+        on_progress(2, 4, "measuring")
+        return {}
+
+    monkeypatch.setattr(validation, "experiment", lambda name: measure)
+    app = opened(PAGES[2])
+    app.button("validation_attribution").click().run()
+    assert began.wait(60)
+    app.run()
+    stop = next(button for button in app.button if button.label == "Stop")
+    stop.click().run()
+    gate.set()
+    job = next(job for job in resources.worker().jobs() if job.key.startswith("attribution"))
+    for _ in range(3000):
+        if not job.active:
+            break
+        time.sleep(0.01)
+    app.run()
+    assert not app.exception
+    assert job.state == "cancelled"
+    next(button for button in app.button if button.label == "Start again").click().run()
+    assert app.button("validation_attribution").label.startswith("Do the heatmaps point")
 
 
 @pytest.fixture(autouse=True)

@@ -132,6 +132,39 @@ def test_missing_public_weights_are_named_with_size_and_remedy(name, empty_cache
     assert not empty_cache.exists() or not list(empty_cache.rglob("*.safetensors"))
 
 
+def published_models() -> dict[str, tuple[torch.nn.Module, int]]:
+    """Models as their published configurations make them, without memory, and the bytes of a published weight."""
+    from transformers import Dinov2Config, Dinov2Model, LlavaConfig, LlavaForConditionalGeneration
+
+    reader = LlavaConfig(text_config={"model_type": "llama", "vocab_size": 32064})
+    with torch.device("meta"):
+        seer = Dinov2Model(Dinov2Config(image_size=518, patch_size=14))
+        return {"llava-1.5-7b-hf": (LlavaForConditionalGeneration(reader), 2), "dinov2-base": (seer, 4)}
+
+
+def test_presets_of_transformers_have_the_size_and_the_layers_of_their_architecture():
+    models = published_models()
+    assert set(models) == {name for name, preset in load_presets().items() if preset.source == "transformers"}
+    for name, (model, n_bytes) in models.items():
+        preset = find_preset(name)
+        megabytes = n_bytes * sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        assert preset.size_mb == pytest.approx(megabytes, rel=0.01)
+    # the paper takes layer 30 of LLaVA's 32 and the last one of DINOv2
+    assert models["llava-1.5-7b-hf"][0].config.text_config.num_hidden_layers == find_preset("llava-1.5-7b-hf").layer + 2
+    assert models["dinov2-base"][0].config.num_hidden_layers == find_preset("dinov2-base").layer
+
+
+@pytest.mark.parametrize("name", ["llava-1.5-7b-hf", "dinov2-base"])
+def test_missing_weights_of_transformers_are_named_with_size_and_remedy(name, empty_cache):
+    preset = find_preset(name)
+    found = backbone_available(name)
+    assert not found.ready and f"{preset.size_mb} MB" in found.reason
+    assert f'hf download {preset.repository} --include "*.json" --include "*.safetensors"' in found.reason
+    with pytest.raises(BackboneError, match=f"Backbone '{name}': its weights .*{preset.repository}") as refused:
+        load_backbone(name, device="cpu")
+    assert "\n" not in str(refused.value) and not empty_cache.exists()
+
+
 def test_weights_that_cannot_be_read_are_refused(empty_cache, monkeypatch):
     broken = empty_cache / "open_clip_model.safetensors"
     broken.parent.mkdir(parents=True)

@@ -73,7 +73,7 @@ def test_a_wrong_table_is_refused(change, message):
 
 
 def test_an_unknown_vocabulary_is_refused():
-    with pytest.raises(ConfigError, match="there are general, phantom"):
+    with pytest.raises(ConfigError, match="there are general, none, phantom"):
         load_vocabulary("../models")
 
 

@@ -2,24 +2,24 @@
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import kstest, pearsonr
 from sklearn.metrics import r2_score
 
+from mine_core.encoding.alignment import check_images_apart
+from mine_core.encoding.noise_ceiling import noise_ceiling_from_repeats
 from mine_core.encoding.ridge import fit_ridge
 from mine_core.encoding.scoring import (
     VOXELS_PER_BLOCK,
-    ncsnr_from_repeats,
-    noise_ceiling_from_repeats,
     normalised_accuracy,
     pearson_with_p,
     score,
+    score_predictions,
 )
 from mine_core.errors import AlignmentError, EncodingError
-from mine_core.types import BackboneSpec, EncodingModel, EncodingScore, Features, Responses, Splits, VoxelIndex
+from mine_core.types import BackboneSpec, EncodingModel, EncodingScore, Features, Responses, Splits, StimulusSet, VoxelIndex
 
 
 def a_subject(rng: np.random.Generator, n: int = 300, d: int = 12, v: int = 40) -> tuple[Features, Responses, Splits]:
@@ -48,6 +48,22 @@ def test_scores_equal_scikit_learn_and_scipy(rng):
     expected = [pearsonr(*pair)[0] for pair in zip(predicted.T, measured.T, strict=True)]
     np.testing.assert_allclose(scored.r, expected, atol=1e-6)
     assert (scored.n_test, scored.n_permutations) == (150, 200)
+
+
+def test_any_predictions_are_scored_as_those_of_a_read_out(rng):
+    features, responses, splits = a_subject(rng)
+    model = fit_ridge(features, responses, splits)
+    test = rng.permutation(splits.test)
+    expected = score(model, features, responses, test, 50, np.random.default_rng(1))
+    predicted = model.predict(features.pooled)[test]
+    found = score_predictions(predicted, responses, test, 50, np.random.default_rng(1))
+    for name in ("r", "r2", "p", "q", "noise_ceiling"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-6)
+    # rows in the order of the split: the same predictions sorted by position are other predictions
+    assert np.median(score_predictions(predicted[np.argsort(test)], responses, test, 9, rng).r) < 0.2
+    for wrong in (predicted[:-1], model.predict(features.pooled), predicted[:, :-1]):
+        with pytest.raises(AlignmentError, match=r"expected \[test stimulus, voxel\] = \(150, 40\) of subject 's'"):
+            score_predictions(wrong, responses, test, 9, rng)
 
 
 def test_planted_voxels_are_called_and_null_voxels_are_not(rng):
@@ -107,79 +123,6 @@ def test_voxel_order_and_blocks_do_not_matter(rng):
     np.testing.assert_array_equal(shuffled_p, p[order])
 
 
-def simulated(rng: np.random.Generator, ncsnr: np.ndarray, n_stimuli: int, n_repeats: int) -> np.ndarray:
-    signal = ncsnr * rng.normal(size=(n_stimuli, len(ncsnr)))
-    return 5 + 2 * (signal + rng.normal(size=(n_repeats, n_stimuli, len(ncsnr))))
-
-
-def test_a_planted_noise_ceiling_is_recovered(rng):
-    ncsnr = np.repeat([0.3, 0.6, 1.2], 20)
-    repeats = simulated(rng, ncsnr, 4000, 3)
-    found, ceiling, expected = ncsnr_from_repeats(repeats), noise_ceiling_from_repeats(repeats), ncsnr**2 / (ncsnr**2 + 1 / 3)
-    np.testing.assert_allclose(found, ncsnr, atol=0.08)
-    np.testing.assert_allclose(ceiling, expected, atol=0.08)
-    np.testing.assert_allclose(found.reshape(3, 20).mean(1), [0.3, 0.6, 1.2], atol=0.015)
-    np.testing.assert_allclose(ceiling.reshape(3, 20).mean(1), expected[::20], atol=0.015)
-
-
-def test_the_ceiling_is_what_a_perfect_model_reaches_also_with_uneven_repeats(rng):
-    signal = 0.7 * rng.normal(size=(6000, 30))
-    repeats = signal + rng.normal(size=(3, 6000, 30))
-    repeats[2, 2000:] = np.nan
-    repeats[1, 4000:] = np.nan  # 2,000 stimuli each of 3, 2 and 1 repeats
-    measured = np.nanmean(repeats, axis=0)
-    ceiling = noise_ceiling_from_repeats(repeats)
-    np.testing.assert_allclose(ceiling, 0.49 / (0.49 + (1 / 3 + 1 / 2 + 1) / 3), atol=0.05)
-    reached = r2_score(measured, signal, multioutput="raw_values")
-    assert abs(ceiling.mean() - reached.mean()) < 0.01
-
-
-def test_without_signal_the_ceiling_is_near_zero(rng):
-    ceiling = noise_ceiling_from_repeats(simulated(rng, np.zeros(50), 2000, 3))
-    assert ceiling.min() >= 0 and ceiling.mean() < 0.04  # not 0: a negative signal variance counts as 0
-
-
-def in_loops(repeats: np.ndarray) -> float:
-    """Noise ceiling of one voxel, one stimulus at a time."""
-    shown = [row[np.isfinite(row)] for row in repeats.T]
-    noise = np.mean([row.var(ddof=1) for row in shown if len(row) > 1])
-    signal = max(np.concatenate(shown).var(ddof=1) - noise, 0)
-    inverse = np.mean([1 / len(row) for row in shown if len(row)])
-    return (signal / noise) / (signal / noise + inverse)
-
-
-def test_uneven_ceilings_equal_a_plain_computation(rng):
-    repeats = simulated(rng, np.array([0.2, 0.5, 1.0]), 60, 5)
-    repeats[rng.uniform(size=repeats.shape) < 0.4] = np.nan
-    expected = [in_loops(repeats[:, :, voxel]) for voxel in range(3)]
-    np.testing.assert_allclose(noise_ceiling_from_repeats(repeats), expected, rtol=1e-10)
-
-
-def test_ceilings_of_a_real_recording_with_missing_repeats(real: Path):
-    by_unit = np.load(real / "v4_210325_repeats" / "responses_210325.npy", allow_pickle=False)
-    ceiling = noise_ceiling_from_repeats(by_unit.transpose(2, 1, 0))
-    assert np.isnan(by_unit).any()
-    np.testing.assert_allclose(ceiling, [in_loops(unit.T) for unit in by_unit], rtol=1e-9)
-    halves = np.nanmean(by_unit[:, :, 0::2], axis=2), np.nanmean(by_unit[:, :, 1::2], axis=2)
-    split_half = np.array([np.corrcoef(one, other)[0, 1] for one, other in zip(*halves, strict=True)])
-    # the reliability of halves, stepped up to the whole, is another estimate of the same share of variance
-    assert np.abs(ceiling - 2 * split_half / (1 + split_half)).mean() < 0.05
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda repeats: repeats[:1], "none shown twice .*voxel 0"),
-        (lambda repeats: repeats[:, :1], "fewer than 2 stimuli"),
-        (lambda repeats: np.repeat(repeats[:1], 3, axis=0), "answer every repeat alike"),
-        (lambda repeats: np.where(repeats > 7, np.inf, repeats), "infinite values"),
-    ],
-)
-def test_repeats_without_a_ceiling_are_refused(rng, change, words):
-    with pytest.raises(EncodingError, match=words):
-        noise_ceiling_from_repeats(change(simulated(rng, np.full(4, 0.5), 50, 3)))
-
-
 def test_normalised_accuracy_is_the_mean_share_of_the_ceiling():
     r2, ceiling = np.array([0.1, 0.2, 0.5, -0.1, 0.3]), np.array([0.2, 0.8, 0.05, 0.1, np.nan])
     assert normalised_accuracy(r2, ceiling) == pytest.approx(np.mean([0.5, 0.25, -1.0]))
@@ -228,3 +171,60 @@ def test_test_responses_that_cannot_be_scored_are_refused(rng):
     values[splits.test, 3] = 0.5
     with pytest.raises(EncodingError, match=r"Test responses of 1 voxels do not vary over 150 stimuli \(first: voxel 3\)"):
         score(model, features, replace(responses, values=values), splits.test, 9, rng)
+
+
+def test_half_precision_responses_do_not_overflow(rng):
+    features, responses, splits = a_subject(rng)
+    model = fit_ridge(features, responses, splits)
+    predicted = model.predict(features.pooled[splits.test])
+    large = replace(responses, values=(responses.values * 100 + 30_000).astype(np.float16), repeats=None)
+    given = predicted * 100 + 30_000
+    with np.errstate(over="ignore"):
+        assert np.isinf(large.values.sum(axis=0)).any()
+    found = score_predictions(given, large, splits.test, 9, np.random.default_rng(1))
+    exact = replace(large, values=large.values.astype(np.float64))
+    expected = score_predictions(given, exact, splits.test, 9, np.random.default_rng(1))
+    for name in ("r", "r2", "p"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-9)
+
+
+def test_one_voxel_without_repeats_has_no_ceiling_and_all_others_do(rng):
+    features, responses, splits = a_subject(rng)
+    model = fit_ridge(features, responses, splits)
+    repeats = responses.repeats.copy()
+    repeats[1:, :, 5] = np.nan
+    found = score(model, features, replace(responses, repeats=repeats), splits.test, 9, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(found.noise_ceiling)), [5])
+    assert np.isfinite(found.r).all() and np.isfinite(found.q).all()
+    once = score(model, features, replace(responses, repeats=repeats[:1]), splits.test, 9, np.random.default_rng(1))
+    assert np.isnan(once.noise_ceiling).all()
+
+
+@pytest.mark.parametrize(("wrong", "words"), [(np.full(40, 40.0), "40 of them not within 0 to 1"), (np.zeros(39), "39 noise ceilings")])
+def test_a_ceiling_that_is_no_share_of_variance_is_refused(rng, wrong, words):
+    features, responses, splits = a_subject(rng)
+    predicted = fit_ridge(features, responses, splits).predict(features.pooled[splits.test])
+    with pytest.raises(EncodingError, match=words):
+        getattr(score_predictions, "__wrapped__", score_predictions)(predicted, responses, splits.test, 9, rng, wrong)
+
+
+def some_images(rng: np.random.Generator) -> tuple[StimulusSet, Splits]:
+    images = rng.integers(0, 256, size=(12, 8, 8, 3), dtype=np.uint8)
+    ids = tuple(f"photo-{number}" for number in range(12))
+    return StimulusSet(ids, images, ((),) * 12, "none"), Splits(np.arange(6), np.arange(6, 9), np.arange(9, 12))
+
+
+def test_images_that_are_in_two_splits_are_refused_by_name(rng):
+    stimuli, splits = some_images(rng)
+    check_images_apart(stimuli, splits)
+    stimuli.images[4] = stimuli.images[2]  # twice in training is no leak
+    check_images_apart(stimuli, splits)
+    stimuli.images[10] = stimuli.images[2]
+    with pytest.raises(AlignmentError, match=r"^1 images .* 'photo-2' \(train\) and 'photo-10' \(test\)\. Put"):
+        check_images_apart(stimuli, splits)
+    stimuli.images[10, 0, 0, 0] ^= 1  # a single bit is another image
+    check_images_apart(stimuli, splits)
+    stimuli.images[9:] = stimuli.images[6:9]
+    stimuli.images[6:9] = stimuli.images[:3]
+    with pytest.raises(AlignmentError, match=r"^6 images .*'photo-0' \(train\) and 'photo-6' \(validation\).* and 1 more\. Put"):
+        check_images_apart(replace(stimuli, images=np.concatenate([stimuli.images[:9], stimuli.images[:3]])), splits)

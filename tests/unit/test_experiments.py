@@ -1,5 +1,6 @@
 """Measurements: hand-computed on toy arrays, right where the answer was planted, and refused where none is known."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from mine_core.errors import MineError, SubjectError
 from mine_core.experiments import EXPERIMENTS, encoding_accuracy, experiment, explain_speed, planted, removal_effect
 from mine_core.experiments.attribution_accuracy import mass_on, points_at
-from mine_core.types import VoxelIndex
+from mine_core.types import Responses, Splits, VoxelIndex
 
 
 def quiet(*_: object) -> None:
@@ -46,24 +47,30 @@ def test_mass_counts_each_patch_by_how_much_of_it_the_mask_covers() -> None:
     assert mass_on(-np.abs(values), mask) == 0
 
 
-def toy(r2: list[float], ceiling: list[float], q: list[float], regions: dict[str, list[int]]) -> Any:
-    """An instrument of a few voxels whose predictions are its stored embedding, and responses that these are."""
+def toy(r2: list[float], ceiling: list[float] | None, q: list[float], regions: dict[str, list[int]]) -> Any:
+    """An instrument of a few voxels whose predictions are its stored embedding, as wrong on the 20 test stimuli as `r2` says."""
     rng = np.random.default_rng(3)
     n_voxels = len(r2)
-    responses = rng.normal(size=(60, n_voxels))
+    responses, wrong = rng.normal(size=(2, 60, n_voxels))
+    spread = ((responses[40:] - responses[40:].mean(axis=0)) ** 2).sum(axis=0)
+    predictions = responses + wrong * np.sqrt((1 - np.array(r2)) * spread / (wrong[40:] ** 2).sum(axis=0))
     membership = np.zeros((len(regions), n_voxels), bool)
     for row, voxels in enumerate(regions.values()):
         membership[row, voxels] = True
     index = VoxelIndex("toy", np.full(n_voxels, -1), (), tuple(regions), membership)
-    score = SimpleNamespace(r=np.sqrt(np.maximum(r2, 0)), r2=np.array(r2), noise_ceiling=np.array(ceiling), q=np.array(q), n_test=20)
+    known = np.full(n_voxels, np.nan) if ceiling is None else np.array(ceiling)
+    score = SimpleNamespace(
+        r=np.sqrt(np.maximum(r2, 0)), r2=np.array(r2), noise_ceiling=known, p=np.array(q) / 2, q=np.array(q), n_test=20
+    )
     return SimpleNamespace(
         score=score,
         model=SimpleNamespace(kind="ridge", predict=lambda pooled: pooled),
-        features=SimpleNamespace(pooled=responses),
+        features=SimpleNamespace(pooled=predictions),
         subject=SimpleNamespace(
             name="toy",
-            responses=SimpleNamespace(values=responses, voxels=index),
-            splits=SimpleNamespace(train=np.arange(40), test=np.arange(40, 60)),
+            responses=Responses(responses, None, tuple(map(str, range(60))), index, "z"),
+            splits=Splits(np.arange(40), np.arange(0), np.arange(40, 60)),
+            noise_ceiling=None if ceiling is None else known,
         ),
         truth_path=None,
     )
@@ -82,7 +89,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], dict[str, Any]]
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins are no instruments; a function that is to take one is called without the check of its types."""
     for module in (encoding_accuracy, removal_effect):
-        for name in ("measure", "_summary", "_by_region", "_null_voxels", "_shuffled", "summary"):
+        for name in ("measure", "_summaries", "_places", "_over_voxels", "_test_pairs", "_null_voxels", "_shuffled", "summary"):
             found = getattr(module, name, None)
             if hasattr(found, "__wrapped__"):
                 monkeypatch.setattr(module, name, found.__wrapped__)
@@ -92,8 +99,14 @@ def test_encoding_accuracy_is_what_the_toy_voxels_were_given(unchecked: None, me
     r2, ceiling = [0.36, 0.16, 0.09, 0.01], [0.9, 0.4, 0.3, 0.05]
     found = measured(toy(r2, ceiling, [0.01, 0.05, 0.2, 0.9], {"a": [0, 1], "b": [1], "empty": []}))
     assert found["normalised_accuracy"] == pytest.approx((0.4 + 0.4 + 0.3) / 3) and found["n_normalised"] == 3
-    low, high = found["normalised_accuracy_interval"]
+    low, high = found["normalised_accuracy_interval_over_voxels"]
     assert 0.3 <= low <= found["normalised_accuracy"] <= high <= 0.4
+    # the toy has 20 test stimuli, and says so
+    over_voxels, (low, high) = high - low, found["normalised_accuracy_interval"]
+    assert high - low > 3 * over_voxels and low < found["normalised_accuracy"] < high
+    assert found["resampled"] == "test stimuli; the noise ceiling is given and held fixed"
+    assert found["noise_ceiling_source"] == "given" and found["n_unknown_ceiling"] == 0
+    assert found["mean_r2"] == pytest.approx(0.155) and found["mean_r2_interval"][0] < 0.155 < found["mean_r2_interval"][1]
     assert found["share_significant"] == 0.5
     assert found["median_r2"] == pytest.approx(0.125) and found["median_r"] == pytest.approx(0.35)
     assert found["median_noise_ceiling"] == pytest.approx(0.35)
@@ -101,20 +114,27 @@ def test_encoding_accuracy_is_what_the_toy_voxels_were_given(unchecked: None, me
     assert abs(found["shuffled_median_r"]) < 0.4
     assert set(found["by_region"]) == {"a", "b", "no region"}
     assert found["by_region"]["a"]["n"] == 2 and found["by_region"]["a"]["normalised_accuracy"] == pytest.approx(0.4)
-    assert found["by_region"]["b"] == {
-        "n": 1,
-        "median_r": pytest.approx(0.4),
-        "normalised_accuracy": pytest.approx(0.4),
-        "interval": None,
-        "n_normalised": 1,
-    }
+    only = found["by_region"]["b"]
+    assert (only["n"], only["n_normalised"]) == (1, 1)
+    assert only["median_r"] == pytest.approx(0.4) and only["mean_r2"] == pytest.approx(0.16)
+    assert only["normalised_accuracy"] == pytest.approx(0.4)
+    # one voxel has an interval too: its ceiling is held fixed, so it is that of R2 over 0.4
+    np.testing.assert_allclose(only["interval"], np.array(only["mean_r2_interval"]) / 0.4)
     assert found["by_region"]["no region"]["n_normalised"] == 1
 
 
 def test_voxels_without_a_ceiling_are_not_normalised(unchecked: None, measured: Callable[[Any], dict[str, Any]]) -> None:
-    found = measured(toy([0.5, 0.4], [np.nan, np.nan], [0.01, 0.01], {}))
+    found = measured(toy([0.5, 0.4], None, [0.01, 0.01], {}))
     assert found["normalised_accuracy"] is None and found["normalised_accuracy_interval"] is None
+    assert found["normalised_accuracy_interval_over_voxels"] is None and found["n_normalised"] == 0
     assert found["median_noise_ceiling"] is None and found["by_region"] == {}
+    assert found["noise_ceiling_source"] == "unknown" and found["n_unknown_ceiling"] == 2
+    assert found["mean_r2"] == pytest.approx(0.45) and found["mean_r_interval"] is not None
+    some = measured(toy([0.5, 0.4], [np.nan, 0.8], [0.01, 0.01], {"a": [0]}))
+    assert some["n_unknown_ceiling"] == 1 and some["median_noise_ceiling"] == 0.8
+    assert some["normalised_accuracy"] == pytest.approx(0.5) and some["n_normalised"] == 1
+    assert some["by_region"]["a"]["normalised_accuracy"] is None and some["by_region"]["a"]["interval"] is None
+    json.dumps(some, allow_nan=False)
 
 
 def test_null_voxels_are_counted_where_they_were_planted(
@@ -126,6 +146,12 @@ def test_null_voxels_are_counted_where_they_were_planted(
     monkeypatch.setattr(encoding_accuracy, "truth_of", lambda _: truth)
     found = measured(instrument)
     assert (found["null_voxel_false_positive_rate"], found["n_null_voxels"]) == (0.5, 2)
+    # p are 0.005, 0.02, 0.25 and 0.01: four tests, and 1 + 1/2 + 1/3 + 1/4 = 25/12 under any dependence
+    plain, strict = found["false_discoveries"]["bh"], found["false_discoveries"]["by"]
+    assert (plain["null_called"], plain["found"], plain["proportion_false"]) == (0.5, 1.0, pytest.approx(1 / 3))
+    assert (strict["null_called"], strict["found"], strict["proportion_false"]) == (0.0, 1.0, 0.0)
+    np.testing.assert_allclose(strict["null_called_interval"], [0, 1 - 0.025**0.5])
+    np.testing.assert_allclose(plain["found_interval"], [0.025**0.5, 1])
 
 
 def trial(shift: float, controls: list[float], instant: float) -> Any:
@@ -166,7 +192,14 @@ def test_what_needs_a_planted_answer_refuses_a_subject_without_one(name: str, sm
 def test_encoding_is_measured_on_a_subject_of_ones_own(small: Any) -> None:
     found = experiment("encoding")(small.config, small.store, quiet)
     assert found["n_voxels"] == small.signal.shape[1] and found["n_test"] == len(small.instrument.subject.splits.test)
-    assert found["null_voxel_false_positive_rate"] is None
+    assert found["null_voxel_false_positive_rate"] is None and found["false_discoveries"] is None
+    score = small.instrument.score
+    kept = score.noise_ceiling >= 0.1
+    assert found["normalised_accuracy"] == pytest.approx(float((score.r2[kept] / score.noise_ceiling[kept]).mean()), rel=1e-5)
+    assert found["noise_ceiling_source"] == "repeats of training stimuli"
+    assert found["resampled"].endswith("for the noise ceiling the stimuli of its repeats of training stimuli")
+    low, high = found["by_region"]["what"]["mean_r_interval"]
+    assert low < found["by_region"]["what"]["mean_r"] < high
     assert set(found["by_region"]) == {"what", "colour", "no region"}
     assert abs(found["shuffled_median_r"]) < 0.3 < found["median_r"]
 

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from mine_core.errors import Cancelled, MineError
-from mine_core.jobs import Worker
+from mine_core.jobs import Job, Worker
 
 
 def wait(job, event=None):
@@ -79,3 +79,64 @@ def test_a_failed_job_does_not_take_the_worker_with_it():
     job = worker.submit("good", "title", lambda *_: 7)
     wait(job)
     assert job.outcome == 7
+
+
+def test_work_that_never_asks_is_stopped_at_its_next_report():
+    worker, running, gate, after = Worker(), threading.Event(), threading.Event(), []
+
+    def work(on_progress, cancelled):
+        on_progress(1, 3, "one")
+        running.set()
+        gate.wait(10)
+        on_progress(2, 3, "two")
+        after.append("went on")
+
+    job = worker.submit("k", "title", work)
+    running.wait(10)
+    job.cancel()
+    assert job.stopping
+    gate.set()
+    wait(job)
+    assert (job.state, job.done, job.stopping, after) == ("cancelled", 1, False, [])
+
+
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def reported(*reports):
+    """A job that was told (seconds, done, total) one after the other, and its clock."""
+    clock = Clock()
+    job = Job("k", "title", state="running", clock=clock)
+    for seconds, done, total in reports:
+        clock.now = 1000.0 + seconds
+        job.report(done, total, "")
+    return job, clock
+
+
+def test_time_left_is_that_of_the_work_and_not_of_what_was_stored_before():
+    stored, clock = reported((0.0, 0, 100), (0.01, 40, 100), (0.3, 60, 100), (10.3, 70, 100))
+    assert stored.seconds_left == pytest.approx(30.0)  # 10 of 100 in 10 s, 30 of 100 to go
+    clock.now += 4
+    assert stored.seconds_left == pytest.approx(42.0)  # 14 s for the same 10: it is slower than it seemed
+
+
+def test_time_left_counts_from_the_first_report_and_not_from_the_queue():
+    waited, _ = reported((500.0, 0, 10), (508.0, 2, 10))
+    assert waited.seconds_left == pytest.approx(32.0)
+
+
+def test_time_left_begins_anew_with_a_new_count():
+    counted, _ = reported((0.0, 0, 4), (90.0, 4, 4), (90.1, 0, 60), (120.1, 30, 60))
+    assert counted.seconds_left == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("reports", [(), ((0, 0, 100),), ((0, 50, 100), (9, 52, 100)), ((0, 100, 100),), ((0, 0, 0), (9, 0, 0))])
+def test_no_time_left_is_named_before_a_twentieth_of_the_work_is_done(reports):
+    assert reported(*reports)[0].seconds_left is None

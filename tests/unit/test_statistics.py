@@ -6,11 +6,13 @@ from scipy import stats
 
 from mine_core.errors import MineError
 from mine_core.statistics import (
-    benjamini_hochberg,
+    basic_interval,
     bootstrap_mean_interval,
+    false_discovery_rate,
     pearson_columns,
     permutation_p,
     rank_p,
+    resample_counts,
     standardise_columns,
 )
 
@@ -21,8 +23,71 @@ def test_q_equals_the_definition(rng):
     expected = np.empty(40)
     for place, index in enumerate(ordered):
         expected[index] = min(p[ordered[later]] * 40 / (later + 1) for later in range(place, 40))
-    np.testing.assert_allclose(benjamini_hochberg(p), np.minimum(expected, 1))
-    np.testing.assert_allclose(benjamini_hochberg(p.reshape(5, 8)), np.minimum(expected, 1).reshape(5, 8))
+    np.testing.assert_allclose(false_discovery_rate(p), np.minimum(expected, 1))
+    np.testing.assert_allclose(false_discovery_rate(p.reshape(5, 8)), np.minimum(expected, 1).reshape(5, 8))
+
+
+def test_under_any_dependence_q_is_larger_by_the_harmonic_number(rng):
+    p = rng.uniform(size=(5, 8)) ** 6
+    harmonic = sum(1 / place for place in range(1, 41))
+    ordered = np.sort(p.ravel())
+    expected = [min(1, min(ordered[later] * 40 * harmonic / (later + 1) for later in range(place, 40))) for place in range(40)]
+    found = false_discovery_rate(p, method="by")
+    np.testing.assert_allclose(np.sort(found.ravel()), expected)
+    assert (found >= false_discovery_rate(p, method="bh")).all()
+    np.testing.assert_array_equal(false_discovery_rate(p), false_discovery_rate(p, "bh"))
+
+
+def test_another_method_is_refused():
+    ask = getattr(false_discovery_rate, "__wrapped__", false_discovery_rate)
+    with pytest.raises(MineError, match="Unknown method 'storey' .* expected one of bh, by"):
+        ask(np.array([0.1]), method="storey")
+
+
+def test_false_discoveries_are_held_where_voxels_are_tuned_oppositely(rng):
+    shares = {"bh": [], "by": []}
+    for _ in range(400):
+        noise = rng.normal() * 0.8 * np.where(np.arange(150) % 2, 1, -1) + 0.6 * rng.normal(size=150)  # pairs correlate +-0.64
+        p = stats.norm.sf(noise + 3 * (np.arange(150) < 50))
+        for method, held in shares.items():
+            called = false_discovery_rate(p, method=method) <= 0.1
+            held.append(called[50:].sum() / max(called.sum(), 1))
+    assert np.mean(shares["bh"]) < 0.1 and np.mean(shares["by"]) < np.mean(shares["bh"]) / 3
+
+
+def test_resamples_count_draws_with_replacement(rng):
+    counts = resample_counts(50, 4000, rng)
+    assert (counts.sum(axis=1) == 50).all() and (counts % 1 == 0).all()
+    assert abs((counts == 0).mean() - (1 - 1 / 50) ** 50) < 0.005
+    assert abs(np.cov(counts[:, 0], counts[:, 1])[0, 1] + 1 / 50) < 0.06
+    with pytest.raises(MineError, match="5 resamples of 1"):
+        resample_counts(1, 5, rng)
+
+
+def test_a_basic_interval_reflects_quantiles_about_what_was_observed(rng):
+    drawn = rng.normal(size=(5000, 3)) + [0, 2, -1]
+    low, high = basic_interval(np.zeros(3), drawn, 0.9)
+    np.testing.assert_allclose(low, [-1.645, -3.645, -0.645], atol=0.1)
+    np.testing.assert_allclose(high, [1.645, -0.355, 2.645], atol=0.1)
+
+
+def test_a_basic_interval_of_a_mean_equals_scipy(rng):
+    values = rng.exponential(size=200)
+    drawn = resample_counts(200, 20_000, rng) @ values[:, None] / 200
+    low, high = basic_interval(values.mean(keepdims=True), drawn, 0.95)
+    found = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="basic", rng=rng).confidence_interval
+    np.testing.assert_allclose([low[0], high[0]], [found.low, found.high], atol=0.01)
+
+
+def test_a_basic_interval_leaves_out_what_is_undefined(rng):
+    drawn = rng.normal(size=(1000, 4))
+    drawn[:400, 1], drawn[:600, 2] = np.nan, np.nan
+    low, high = basic_interval(np.array([0, 0, 0, np.nan]), drawn, 0.95)
+    np.testing.assert_array_equal(np.isnan(low), [False, False, True, True])
+    np.testing.assert_array_equal(np.isnan(high), [False, False, True, True])
+    assert (low[1], high[1]) == tuple(-np.quantile(drawn[400:, 1], [0.975, 0.025]))
+    with pytest.raises(MineError, match="level of 95.0"):
+        basic_interval(np.zeros(4), drawn, 95.0)
 
 
 def test_the_false_discovery_rate_is_held(rng):
@@ -30,7 +95,7 @@ def test_the_false_discovery_rate_is_held(rng):
     for _ in range(200):
         effect = np.zeros(200)
         effect[:60] = 3
-        called = benjamini_hochberg(stats.norm.sf(rng.normal(size=200) + effect)) <= 0.1
+        called = false_discovery_rate(stats.norm.sf(rng.normal(size=200) + effect)) <= 0.1
         shares.append(called[60:].sum() / max(called.sum(), 1))
     assert 0.03 < np.mean(shares) < 0.1  # BH holds 0.1 * 140/200 = 0.07
 
@@ -38,7 +103,7 @@ def test_the_false_discovery_rate_is_held(rng):
 @pytest.mark.parametrize("p", [np.array([0.1, np.nan]), np.array([-0.1]), np.array([1.5]), np.array([])])
 def test_what_is_no_p_is_refused(p):
     with pytest.raises(MineError, match="p-values"):
-        benjamini_hochberg(p)
+        false_discovery_rate(p)
 
 
 def test_permutation_p_counts_ties_and_itself():

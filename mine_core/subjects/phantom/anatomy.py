@@ -93,7 +93,7 @@ def region_of(cortex: PhantomCortex) -> tuple[tuple[str, ...], Bool[np.ndarray, 
     """Name of each voxel's own or, where it has none, nearest region that `REGION_TUNING` knows; and True where it is its own."""
     known = [name for name in REGION_TUNING if name in cortex.voxels.regions]
     inside = np.stack([cortex.voxels.membership[cortex.voxels.regions.index(name)] for name in known])
-    named = inside.any(axis=0)
+    named = np.asarray(inside.any(axis=0))
     if not named.any():
         raise SubjectError(f"None of the cortex's {len(cortex)} voxels lies in {', '.join(known)}; check its region membership.")
     first = inside.argmax(axis=0)

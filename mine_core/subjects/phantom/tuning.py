@@ -172,7 +172,7 @@ def _draw_kinds(
     n_confounded = round(SHARE_CONFOUNDED * n_voxels)
     n_ball = round(SHARE_BALL * n_confounded)
     for name, near, wanted in (("ball", BESIDE_BODIES, n_ball), ("skis", BESIDE_PLACES, n_confounded - n_ball)):
-        inside = cortex.voxels.membership[[region in near for region in cortex.voxels.regions]].any(axis=0)
+        inside = np.asarray(cortex.voxels.membership[[region in near for region in cortex.voxels.regions]].any(axis=0))
         chosen = place_near(wanted, kind == CATEGORY, inside, cortex, share_inside=0.15, rng=rng)
         kind[chosen] = CONFOUNDED
         driver[chosen] = CONCEPT_INDEX[name]
@@ -226,7 +226,7 @@ def _surroundings(rng: np.random.Generator) -> Float32[np.ndarray, " background"
 
 def _often_sized(cortex: PhantomCortex) -> Bool[np.ndarray, " voxel"]:
     """True in the intraparietal sulcus, whose voxels care for size and position."""
-    return cortex.voxels.membership[[region == "IPS" for region in cortex.voxels.regions]].any(axis=0)
+    return np.asarray(cortex.voxels.membership[[region == "IPS" for region in cortex.voxels.regions]].any(axis=0))
 
 
 def _draw_attributes(

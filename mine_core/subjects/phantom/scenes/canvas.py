@@ -43,7 +43,8 @@ def smooth(*points: tuple[float, float], steps: int = 5) -> Float[np.ndarray, "p
 
 def blend(first: Colour, second: Colour, share: float) -> Colour:
     """The colour `share` of the way from `first` to `second`."""
-    return tuple(a + (b - a) * share for a, b in zip(first, second, strict=True))
+    red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 def darker(colour: Colour, share: float = 0.25) -> Colour:

@@ -1,8 +1,10 @@
 """Whole bodies, hands and feet."""
 
-from mine_core.subjects.phantom.scenes.canvas import Pen, darker, lighter, shape, smooth
+from mine_core.subjects.phantom.scenes.canvas import Colour, Pen, darker, lighter, shape, smooth
 from mine_core.subjects.phantom.scenes.dice import Dice
 from mine_core.subjects.phantom.scenes.palette import CLOTH, HAIR, SKIN, near
+
+Point = tuple[float, float]
 
 # Joints of each pose in object coordinates: head, neck, hip, then elbows, wrists, knees, ankles (left, right).
 _POSES = {
@@ -137,7 +139,7 @@ def draw_foot(pen: Pen, attributes: dict[str, str], dice: Dice) -> None:
     pen.line([(-0.10, 0.52), (0.24, 0.56), (0.60, 0.60)], 0.03, darker(skin, 0.25))
 
 
-def _arm(pen: Pen, neck: tuple, elbow: tuple, wrist: tuple, sleeve: tuple, skin: tuple) -> None:
+def _arm(pen: Pen, neck: Point, elbow: Point, wrist: Point, sleeve: Colour, skin: Colour) -> None:
     side = -0.17 if elbow[0] < neck[0] else 0.17
     pen.limb(neck[0] + side, neck[1] + 0.07, *elbow, 0.085, 0.07, sleeve)
     pen.limb(*elbow, *wrist, 0.065, 0.05, skin)

@@ -33,7 +33,8 @@ INK: Colour = (32, 32, 40)
 
 def near(colour: Colour, dice: Dice, spread: float = 12.0) -> Colour:
     """Draw a colour within `spread` of one, channel by channel."""
-    return tuple(min(255.0, max(0.0, channel + dice.between(-spread, spread))) for channel in colour)
+    red, green, blue = (min(255.0, max(0.0, channel + dice.between(-spread, spread))) for channel in colour)
+    return red, green, blue
 
 
 def named(attributes: dict[str, str], dice: Dice) -> Colour:
