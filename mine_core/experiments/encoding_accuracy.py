@@ -22,6 +22,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     null_voxel_false_positive_rate = share of planted null voxels with q <= 0.05 (None without planted truth).
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
+    on_progress(0, 1, "scoring regions and shuffled images")
     score = instrument.score
     everywhere = np.ones(len(score.r), bool)
     summary = _summary(instrument, everywhere)
