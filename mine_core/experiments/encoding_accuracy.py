@@ -32,6 +32,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     nowhere, and gives None where none is known.
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
+    on_progress(0, 1, "scoring regions and shuffled images")
     score, subject = instrument.score, instrument.subject
     ceiling = ceiling_for_test(subject.responses, subject.splits, subject.noise_ceiling)
     places = _places(instrument)

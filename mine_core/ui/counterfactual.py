@@ -11,6 +11,7 @@ from mine_core.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
 from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, insertable_words, run_trial
 from mine_core.profiles import wordless_text
+from mine_core.types import ImageEdit
 from mine_core.ui import maps
 from mine_core.ui.components import flatmap, painter, placer
 from mine_core.ui.state import View, set_view
@@ -128,8 +129,8 @@ def verdict(view: View, instrument: Instrument, trial: Trial) -> None:
 
 def whole_cortex(view: View, instrument: Instrument, trial: Trial) -> None:
     """Show the predicted shift of every reliable voxel; a click goes to that voxel."""
-    st.markdown("**Predicted shift over the cortex**")
-    shown = maps.signed_map(instrument, trial.shift.shift, "Predicted shift", "Predicted shift of this edit over the cortex")
+    st.markdown("**Predicted shift of all voxels**")
+    shown = maps.signed_map(instrument, trial.shift.shift, "Predicted shift", "Predicted shift of this edit")
     centre = centre_of_voxel(instrument.flatmap, view.voxel)
     selected = None if centre is None else (int(centre[0]), int(centre[1]))
     clicked = flatmap(maps.layer(instrument, shown), selected=selected, table_key=f"{view.subject}-{view.seed}", key="cf_flatmap")
@@ -141,6 +142,11 @@ def whole_cortex(view: View, instrument: Instrument, trial: Trial) -> None:
             st.rerun()
 
 
+def _in_short(edit: ImageEdit) -> str:
+    place = edit.provenance.get("place")
+    return f"{edit.instruction} at {place['row']}, {place['col']}" if place else edit.instruction.split()[0]
+
+
 def history(view: View, trial: Trial) -> None:
     """List the edits of this session, newest first."""
     rows: list[dict] = st.session_state.setdefault("cf_history", [])
@@ -148,15 +154,17 @@ def history(view: View, trial: Trial) -> None:
     row = {
         "voxel": voxel,
         "image": view.image,
-        "edit": trial.edit.instruction,
-        "predicted shift (SD)": round(float(shift.shift[voxel]), 2),
-        "rank": int(shift.rank[voxel]),
-        "controls": len(shift.control_names),
-        "p": round(float(shift.p[voxel]), 3),
-        "second encoder (SD)": None if trial.check is None else round(float(trial.check.shift[voxel]), 2),
-        "region (% of image)": round(100 * float(trial.edit.edit_mask.mean()), 1),
+        "edit": _in_short(trial.edit),
+        "shift (SD)": f"{shift.shift[voxel]:+.2f}",
+        "rank": f"{int(shift.rank[voxel])} of {1 + len(shift.control_names)}",
+        "p": f"{shift.p[voxel]:.3f}",
+        "second (SD)": "" if trial.check is None else f"{trial.check.shift[voxel]:+.2f}",
+        "area": f"{100 * trial.edit.edit_mask.mean():.0f} %",
     }
     if row not in rows:
         rows.insert(0, row)
     st.markdown("**Edits of this session**")
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", key="cf_history_table")
+    st.table(pd.DataFrame(rows).astype(str), hide_index=True, border="horizontal")
+    st.caption(
+        "Rank: of the voxel's shift among itself and the controls. Area: share of the image that may change. Places: row, column."
+    )

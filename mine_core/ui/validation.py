@@ -55,7 +55,8 @@ def accuracy(instrument: Instrument) -> None:
     first, second, third, fourth = st.columns(4)
     first.metric("Voxels", f"{len(score.r):,}")
     second.metric("Median held-out r", f"{np.median(score.r):.2f}")
-    third.metric("Median noise ceiling", f"{np.median(score.noise_ceiling):.2f}")
+    ceiling = float(np.median(score.noise_ceiling))
+    third.metric("Median noise ceiling", "unknown" if np.isnan(ceiling) else f"{ceiling:.2f}")
     fourth.metric("Voxels with q ≤ 0.05", f"{100 * (score.q <= 0.05).mean():.0f} %")
     found = _measured(instrument, "encoding", "Measure accuracy by region")
     if found is None:
