@@ -16,7 +16,7 @@ from mine_core.errors import AlignmentError, ArtifactError, ConfigError, Encodin
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    return x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))
+    return x * 0.5 * (1 + np.vectorize(erf, otypes=[float])(x / np.sqrt(2)))
 
 
 def by_hand(encoder: QueryAttentionEncoder, patches: np.ndarray, pooled: np.ndarray) -> np.ndarray:
@@ -180,7 +180,7 @@ def test_cosines_of_places_are_orthogonal_and_without_a_constant():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"heads": 0}, {"penalty": 0.0}, {"average": 1.0}, {"rate_query": -0.1}, {"precision": "fp64"}, {"key_width": 0, "frequencies": 0}],
+    [{"heads": 0}, {"penalty": 0.0}, {"average": 1.0}, {"rate_query": -0.1}, {"epochs": 0}, {"key_width": 0, "frequencies": 0}],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError):

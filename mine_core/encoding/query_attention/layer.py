@@ -50,18 +50,17 @@ class Attend(torch.autograd.Function):
     """Softmax attention read out twice, with the few passes over memory that its derivative needs.
 
     read = sum_p a_p score_p, hidden = sum_p a_p expanded_p, a = softmax(logits). With g_p the derivative by a_p,
-    dL/dlogit_p = a_p (g_p - sum_p' a_p' g_p'); computed in float32 whatever the products were computed in.
+    dL/dlogit_p = a_p (g_p - sum_p' a_p' g_p'); softmax and sums in float32 whatever the products are in.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, scores: Tensor, expanded: Tensor) -> tuple[Tensor, Tensor]:
         """Return read [voxel, image] and hidden [image, voxel, hidden] of logits and scores [voxel, image, patch]."""
-        attention = torch.softmax(logits.float(), -1)
-        scores, by_image = scores.float(), expanded.float()
-        read = torch.einsum("vip,vip->vi", attention, scores)
-        hidden = torch.bmm(attention.transpose(0, 1), by_image)
-        ctx.save_for_backward(attention, scores, by_image, read, hidden)
-        ctx.dtypes = logits.dtype, expanded.dtype
+        with torch.autocast(logits.device.type, enabled=False):
+            attention = torch.softmax(logits.float(), -1)
+            read = (attention * scores.float()).sum(-1)
+            hidden = torch.bmm(attention.transpose(0, 1).to(expanded.dtype), expanded).float()
+        ctx.save_for_backward(attention, scores, expanded, read, hidden)
         return read, hidden
 
     @staticmethod
@@ -69,13 +68,15 @@ class Attend(torch.autograd.Function):
         """Return the derivatives by logits, scores and expanded tokens."""
         attention, scores, expanded, read, hidden = ctx.saved_tensors
         to_read, to_hidden = upstream
+        narrow = to_hidden.to(expanded.dtype)
         centre = read * to_read + torch.einsum("ivh,ivh->vi", hidden, to_hidden)
-        to_attention = scores * to_read.unsqueeze(-1)
+        to_attention = scores.float() * to_read.unsqueeze(-1)
         if expanded.shape[-1]:
-            to_attention += torch.bmm(to_hidden, expanded.transpose(1, 2)).transpose(0, 1)
+            to_attention += torch.bmm(narrow, expanded.transpose(1, 2)).transpose(0, 1)
         to_logits = to_attention.sub_(centre.unsqueeze(-1)).mul_(attention)
-        to_expanded = torch.bmm(attention.permute(1, 2, 0), to_hidden)
-        return to_logits.to(ctx.dtypes[0]), (attention * to_read.unsqueeze(-1)).to(ctx.dtypes[0]), to_expanded.to(ctx.dtypes[1])
+        to_scores = attention * to_read.unsqueeze(-1)
+        to_expanded = torch.bmm(attention.permute(1, 2, 0).to(expanded.dtype), narrow)
+        return to_logits.to(scores.dtype), to_scores.to(scores.dtype), to_expanded
 
 
 def make_keys(prepared: Prepared, shared: Weights) -> Float[Tensor, "head image_patch key"]:
