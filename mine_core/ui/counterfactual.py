@@ -9,13 +9,14 @@ from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
-from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, insertable_words, run_trial
+from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, exemplars_of, insertable_words, run_trial
 from mine_core.profiles import wordless_text
 from mine_core.types import ImageEdit
 from mine_core.ui import maps
 from mine_core.ui.components import flatmap, painter, placer
 from mine_core.ui.state import View, set_view
 
+WORDS_TRIED = 12
 KINDS: dict[Kind, str] = {"remove": "Remove", "insert": "Insert"}
 
 
@@ -61,7 +62,8 @@ def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str,
     if not words:
         st.info(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name, only removed.")
         return None
-    word = st.selectbox("Insert", words, key="cf_word", help="Cut out by its own attribution from another image")
+    first = _first_clear(instrument, instrument.model.provenance["key"], view.voxel)
+    word = st.selectbox("Insert", words, index=first, key="cf_word", help="Cut out by its own attribution from another image")
     st.caption("Click where its middle is to be. Until then it is put where the image drives the voxel least.")
     place = placer(
         image,
@@ -71,6 +73,19 @@ def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str,
         key="cf_placer",
     )
     return EditRequest("insert", view.voxel, view.image, word=word, place=place)
+
+
+# `model_key` is read by the cache alone: it tells instruments apart
+@st.cache_data(max_entries=512, show_spinner="Looking for something to insert")
+def _first_clear(_instrument: Instrument, model_key: str, voxel: int) -> int:  # noqa: ARG001
+    """Position of the first insertable word that some image shows clearly, among those tried; else 0."""
+    for position, word in enumerate(insertable_words(_instrument, voxel)[:WORDS_TRIED]):
+        try:
+            exemplars_of(_instrument, word)
+            return position
+        except EditError:
+            continue
+    return 0
 
 
 # `key` is read by the cache alone: it tells instruments apart
