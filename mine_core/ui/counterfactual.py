@@ -128,6 +128,9 @@ def verdict(view: View, instrument: Instrument, trial: Trial) -> None:
         f"From {before:+.2f} to {before + value:+.2f} SD around the mean image; {beyond} {n} matched controls (one-sided p = {p:.3f}, "
         f"smallest possible {1 / (n + 1):.3f})."
     )
+    if value != 0 and (value > 0) != (view.edit == "insert"):
+        what = "insertion lowered" if view.edit == "insert" else "removal raised"
+        st.warning(f"This {what} the prediction. Its rank only says how far the controls went the same way.")
     checked = trial.edit.provenance.get("verification")
     if checked and not trial.edit.verified:
         st.warning(f"The edit may not have done what was asked. {checked['reason'].capitalize()}.")
