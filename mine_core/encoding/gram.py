@@ -37,7 +37,7 @@ class Part:
     fold: int
     axes: Float[np.ndarray, "component feature"]
     divisors: Float[np.ndarray, "alpha component"]
-    forms: tuple[Float[np.ndarray, "rows columns"], ...]
+    forms: tuple[Float[np.ndarray, "_rows _columns"], ...]
 
     def errors(
         self, trained: Float[np.ndarray, "feature voxel"], held_out: Float[np.ndarray, "feature voxel"]
@@ -106,7 +106,7 @@ class Design:
     means: Float[np.ndarray, "fold feature"]
     within: Float[np.ndarray, "fold feature feature"]
     peaks: Float[np.ndarray, "fold feature"]
-    centred: tuple[Float[np.ndarray, "held_out feature"], ...]
+    centred: tuple[Float[np.ndarray, "_held_out feature"], ...]
 
     @classmethod
     def of(cls, X: Float[np.ndarray, "stimulus feature"], folds: int, smallest_alpha: float) -> "Design":

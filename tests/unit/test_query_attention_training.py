@@ -85,7 +85,7 @@ def test_shuffled_responses_are_not_predicted(rng):
     made = recording(features, features.pooled @ rng.normal(size=(N_FEATURES, 60)), rng)
     shuffled = replace(made.responses, values=rng.permuted(np.asarray(made.responses.values), axis=0))
     made = replace(made, responses=shuffled)
-    r = held_out_r(fit_query_attention(*made.all_of_it, SMALL), made)
+    r = held_out_r(fit_query_attention(*made.all_of_it, replace(SMALL, voxels_per_block=60)), made)
     # 80 test stimuli: the SD of r by chance is 1 / sqrt(79), of a mean over 60 voxels 0.015
     assert abs(r.mean()) < 0.05
     assert np.quantile(np.abs(r), 0.95) < 0.3
