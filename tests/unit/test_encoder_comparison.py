@@ -1,13 +1,15 @@
 """Encoders are set side by side on the same test stimuli, and what is not better is not called better."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mine_core.encoding.scoring import score_predictions
-from mine_core.errors import ConfigError, EncodingError
+from mine_core.errors import Cancelled, ConfigError, EncodingError
 from mine_core.experiments import encoder_comparison as comparison
 from mine_core.instrument import encoders as module
 from mine_core.instrument.encoders import FittedEncoder, encoder_stages, fit_encoder, fitted_encoders
@@ -81,3 +83,35 @@ def test_other_settings_are_another_encoder(small):
         for kind in ("ridge", "query_attention", "banded")
     }
     assert len(keys) == 6
+
+
+@pytest.fixture
+def apart(small: Any, tmp_path: Path) -> Any:
+    """A store of its own, so that what is fit here is found nowhere else."""
+    shutil.copytree(small.store.root, tmp_path / "cache")
+    return type(small.store)(tmp_path / "cache")
+
+
+def test_every_kind_is_fit_kept_and_scored_on_what_it_predicts(small, apart):
+    subject = small.instrument.subject
+    measured = np.asarray(subject.responses.values[subject.splits.test], np.float64)
+    for kind in ("query_attention", "banded"):
+        fitted = fit_encoder(small.config, apart, kind)
+        found = fitted_encoders(small.config, apart)[kind]
+        np.testing.assert_array_equal(found.predicted, fitted.predicted)
+        expected = [np.corrcoef(found.predicted[:, voxel], measured[:, voxel])[0, 1] for voxel in range(measured.shape[1])]
+        np.testing.assert_allclose(found.score.r, expected, atol=1e-5)
+        np.testing.assert_array_equal(found.score.noise_ceiling, small.instrument.score.noise_ceiling)
+        assert found.score.r[:8].mean() > 0.15
+    assert not list((apart.root / "unfinished").glob("*"))
+    entries = comparison.compare(small.instrument, apart)
+    assert set(entries) == {"ridge", "query_attention", "banded"}
+    apart.made.clear()
+    fit_encoder(small.config, apart, "query_attention")
+    assert apart.made == []
+
+
+def test_a_stopped_fit_keeps_nothing_that_would_be_found(small, apart):
+    with pytest.raises(Cancelled):
+        fit_encoder(small.config, apart, "banded", cancelled=lambda: "features" in apart.made)
+    assert set(fitted_encoders(small.config, apart)) == {"ridge"}
