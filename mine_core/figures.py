@@ -140,6 +140,27 @@ def interval_figure(names: Sequence[str], means: Sequence[float], low: Sequence[
     return figure
 
 
+def scatter_figure(
+    first: Float[np.ndarray, " voxel"], second: Float[np.ndarray, " voxel"], first_axis: str, second_axis: str
+) -> go.Figure:
+    """Draw one point a voxel, and the line on which both values are equal."""
+    low, high = float(min(first.min(), second.min())), float(max(first.max(), second.max()))
+    figure = go.Figure(
+        [
+            go.Scattergl(
+                x=np.asarray(first, np.float32),
+                y=np.asarray(second, np.float32),
+                mode="markers",
+                marker={"size": 3, "color": "#0b5c8a", "opacity": 0.35},
+                hovertemplate="voxel %{pointNumber}: %{x:.2f}, %{y:.2f}<extra></extra>",
+            ),
+            go.Scatter(x=[low, high], y=[low, high], mode="lines", line={"color": "#1b2430", "width": 1}, hoverinfo="skip"),
+        ]
+    )
+    figure.update_layout(height=420, xaxis_title=first_axis, yaxis_title=second_axis, showlegend=False, **plain_layout())
+    return figure
+
+
 def plain_layout() -> dict:
     """Layout that every figure shares."""
     return {

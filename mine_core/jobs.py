@@ -4,16 +4,19 @@ A job is known by a key of what it does, so a page that is left and opened again
 job that is running instead of starting another.
 """
 
+import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mine_core.errors import Cancelled, MineError
 from mine_core.types import IsCancelled, OnProgress
 
+logger = logging.getLogger(__name__)
+Work = Callable[[OnProgress, IsCancelled], Any]
 JobState = Literal["waiting", "running", "done", "cancelled", "refused", "failed"]
 ACTIVE: tuple[JobState, ...] = ("waiting", "running")
 # Reports within so many seconds of the first tell what was stored before, not what is being done.
@@ -88,18 +91,20 @@ class Worker:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mine-worker")
+        self._queue: queue.SimpleQueue[tuple[Job, Work]] = queue.SimpleQueue()
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
+        # A daemon, so that the app ends when it is told to: the store keeps nothing of what was half made.
+        threading.Thread(target=self._serve, name="mine-worker", daemon=True).start()
 
-    def submit(self, key: str, title: str, work: Callable[[OnProgress, IsCancelled], Any]) -> Job:
+    def submit(self, key: str, title: str, work: Work) -> Job:
         """Start `work(on_progress, cancelled)`, or return the job of that key that is active or done."""
         with self._lock:
             job = self._jobs.get(key)
             if job is not None and (job.active or job.state == "done"):
                 return job
             job = self._jobs[key] = Job(key, title, clock=self._clock)
-        self._pool.submit(self._run, job, work)
+        self._queue.put((job, work))
         return job
 
     def find(self, key: str) -> Job | None:
@@ -119,7 +124,11 @@ class Worker:
         with self._lock:
             return list(self._jobs.values())
 
-    def _run(self, job: Job, work: Callable[[OnProgress, IsCancelled], Any]) -> None:
+    def _serve(self) -> None:
+        while True:
+            self._run(*self._queue.get())
+
+    def _run(self, job: Job, work: Work) -> None:
         if job.stop.is_set():
             job.state = "cancelled"
             return
@@ -132,5 +141,5 @@ class Worker:
         except MineError as error:
             job.error, job.state = error, "refused"
         except BaseException as error:
+            logger.exception("%s failed", job.title)
             job.error, job.state = error, "failed"
-            raise

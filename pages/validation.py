@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import validation
+from mine_core.ui import encoders, validation
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -12,6 +12,9 @@ validation.claims()
 st.divider()
 st.subheader("How well this subject is predicted", anchor=False)
 validation.accuracy(instrument)
+st.divider()
+st.subheader("Encoders side by side", anchor=False)
+encoders.side_by_side(instrument)
 st.divider()
 st.subheader("Known answers", anchor=False)
 validation.known_answers(instrument)

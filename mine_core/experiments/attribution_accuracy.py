@@ -32,7 +32,11 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     category = truth.of_kind("category")
     category = category[instrument.score.noise_ceiling[category] >= CEILING_FLOOR]
     voxels = np.sort(rng.choice(category, min(N_VOXELS, len(category)), replace=False))
-    pairs = np.concatenate([_pairs(instrument, truth, voxel, rng) for voxel in voxels])
+    found = []
+    for number, voxel in enumerate(voxels):
+        on_progress(number, len(voxels), "comparing heatmaps with what was planted")
+        found.append(_pairs(instrument, truth, voxel, rng))
+    pairs = np.concatenate(found)
     hit, mass, area, reliable, foreign = pairs.T
     small = area < SMALL
     sure = reliable > 0

@@ -10,6 +10,7 @@ from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig
 from mine_core.encoding.noise_ceiling import CeilingEstimate, ceiling_for_test
 from mine_core.encoding.uncertainty import CEILING_FLOOR, RegionIntervals, region_interval
+from mine_core.experiments.encoder_comparison import compare
 from mine_core.experiments.planted import truth_of
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.statistics import FdrMethod, bootstrap_mean_interval, false_discovery_rate
@@ -26,10 +27,12 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     normalised_accuracy = mean over voxels with ceiling >= 0.1 of R² / ceiling (Grosbard et al. 2026, arXiv:2605.16468); every
     interval is of 95 %, over test stimuli (`resampled` says what else was drawn), but for the one named over_voxels, which
     takes voxels for independent; null_voxel_false_positive_rate = share of planted null voxels with q <= 0.05;
+    encoders = every fitted encoder beside ridge (see `compare`);
     false_discoveries = the same and what is found under two procedures (None without planted truth). An unknown ceiling counts
     nowhere, and gives None where none is known.
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
+    on_progress(0, 1, "scoring regions and shuffled images")
     score, subject = instrument.score, instrument.subject
     ceiling = ceiling_for_test(subject.responses, subject.splits, subject.noise_ceiling)
     places = _places(instrument)
@@ -55,6 +58,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
         "shuffled_median_r": _shuffled(instrument),
         **_null_voxels(instrument),
         "by_region": summaries,
+        "encoders": compare(instrument, store),
     }
 
 

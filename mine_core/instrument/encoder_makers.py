@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from mine_core.artifacts import write_text
 from mine_core.config import InstrumentConfig
+from mine_core.encoding.banded import fit_banded, split_variance
 from mine_core.encoding.query_attention import QueryAttentionConfig
 from mine_core.encoding.query_attention.fit import fit_query_attention
 from mine_core.encoding.scoring import score_predictions
@@ -19,6 +20,8 @@ from mine_core.instrument.makers import PERMUTATION_SEED, Work, ceiling_of
 from mine_core.instrument.persist import load_encoding, save_score
 from mine_core.instrument.subjects import subject_of
 from mine_core.types import Subject
+
+BANDS_SEED = 7303
 
 
 def query_attention(config: InstrumentConfig, scratch: Path) -> Callable[[Work], None]:
@@ -41,6 +44,31 @@ def query_attention(config: InstrumentConfig, scratch: Path) -> Callable[[Work],
         predicted = encoder.predict(features, subject.splits.test)
         _keep(work.directory, config, subject, predicted, encoder.provenance)
         shutil.rmtree(scratch, ignore_errors=True)
+
+    return make
+
+
+def banded(config: InstrumentConfig, _scratch: Path) -> Callable[[Work], None]:
+    """Fit ridge over the embeddings of two backbones, and keep how much of the variance each explains."""
+
+    def make(work: Work) -> None:
+        subject = subject_of(work.made["subject"])
+        found = [load_features(work.made[name].path) for name in ("features", "features of the second")]
+        spaces = {features.backbone.name: features for features in found}
+        rng = np.random.default_rng(BANDS_SEED)
+        model = fit_banded(
+            spaces, subject.responses, subject.splits, rng=rng, on_progress=work.on_progress, cancelled=work.cancelled
+        )
+        test = subject.splits.test
+        pooled = {name: np.asarray(features.pooled[test], np.float64) for name, features in spaces.items()}
+        split = split_variance(model, spaces, subject.responses, test)
+        np.save(work.directory / "r2_of_band.npy", split.r2_of_band)
+        for name, coef in model.coef.items():
+            np.save(work.directory / f"coef_{name}.npy", coef)
+        for name in ("offset", "average", "alpha", "share"):
+            np.save(work.directory / f"{name}.npy", getattr(model, name))
+        medians = {name: float(np.median(r2)) for name, r2 in zip(split.bands, split.r2_of_band, strict=True)}
+        _keep(work.directory, config, subject, model.predict(pooled), dict(model.provenance) | {"median_r2_of_band": medians})
 
     return make
 

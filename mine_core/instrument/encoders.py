@@ -100,7 +100,7 @@ def encoder_stages(config: InstrumentConfig, store: ArtifactStore, kind: Encoder
             "get another (python -m mine_core doctor lists them), or fit ridge."
         )
     more = replace(encoding_stages(replace(config, backbone=other), store)[-2], name="features of the second")
-    code = code_version("encoding/banded.py", *SCORING_CODE, "instrument/encoder_makers.py")
+    code = code_version("encoding/banded.py", "encoding/gram.py", *SCORING_CODE, "instrument/encoder_makers.py")
     recipe = Recipe("encoder", settings, (before[-1].recipe.key, more.recipe.key), code)
     return [*before, more, Stage("encoding", recipe, 60, TITLES[kind], _maker(kind, config, store, recipe))]
 

@@ -27,7 +27,7 @@ SCORING_CODE = (
     "statistics.py",
     "instrument/persist.py",
 )
-RIDGE_CODE = ("encoding/ridge.py", *SCORING_CODE)
+RIDGE_CODE = ("encoding/ridge.py", "encoding/gram.py", "encoding/blocks.py", *SCORING_CODE)
 FitOn = Literal["train", "validation"]
 Made = Mapping[str, Artifact]
 Make = Callable[[Path, Made, OnProgress, IsCancelled], dict[str, Any] | None]

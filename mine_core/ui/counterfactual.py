@@ -9,12 +9,14 @@ from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
-from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, insertable_words, run_trial
+from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, exemplars_of, insertable_words, run_trial
 from mine_core.profiles import wordless_text
+from mine_core.types import ImageEdit
 from mine_core.ui import maps
 from mine_core.ui.components import flatmap, painter, placer
 from mine_core.ui.state import View, set_view
 
+WORDS_TRIED = 12
 KINDS: dict[Kind, str] = {"remove": "Remove", "insert": "Insert"}
 
 
@@ -60,7 +62,8 @@ def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str,
     if not words:
         st.info(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name, only removed.")
         return None
-    word = st.selectbox("Insert", words, key="cf_word", help="Cut out by its own attribution from another image")
+    first = _first_clear(instrument, instrument.model.provenance["key"], view.voxel)
+    word = st.selectbox("Insert", words, index=first, key="cf_word", help="Cut out by its own attribution from another image")
     st.caption("Click where its middle is to be. Until then it is put where the image drives the voxel least.")
     place = placer(
         image,
@@ -70,6 +73,19 @@ def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str,
         key="cf_placer",
     )
     return EditRequest("insert", view.voxel, view.image, word=word, place=place)
+
+
+# `model_key` is read by the cache alone: it tells instruments apart
+@st.cache_data(max_entries=512, show_spinner="Looking for something to insert")
+def _first_clear(_instrument: Instrument, model_key: str, voxel: int) -> int:  # noqa: ARG001
+    """Position of the first insertable word that some image shows clearly, among those tried; else 0."""
+    for position, word in enumerate(insertable_words(_instrument, voxel)[:WORDS_TRIED]):
+        try:
+            exemplars_of(_instrument, word)
+            return position
+        except EditError:
+            continue
+    return 0
 
 
 # `key` is read by the cache alone: it tells instruments apart
@@ -112,6 +128,9 @@ def verdict(view: View, instrument: Instrument, trial: Trial) -> None:
         f"From {before:+.2f} to {before + value:+.2f} SD around the mean image; {beyond} {n} matched controls (one-sided p = {p:.3f}, "
         f"smallest possible {1 / (n + 1):.3f})."
     )
+    if value != 0 and (value > 0) != (view.edit == "insert"):
+        what = "insertion lowered" if view.edit == "insert" else "removal raised"
+        st.warning(f"This {what} the prediction. Its rank only says how far the controls went the same way.")
     checked = trial.edit.provenance.get("verification")
     if checked and not trial.edit.verified:
         st.warning(f"The edit may not have done what was asked. {checked['reason'].capitalize()}.")
@@ -128,8 +147,8 @@ def verdict(view: View, instrument: Instrument, trial: Trial) -> None:
 
 def whole_cortex(view: View, instrument: Instrument, trial: Trial) -> None:
     """Show the predicted shift of every reliable voxel; a click goes to that voxel."""
-    st.markdown("**Predicted shift over the cortex**")
-    shown = maps.signed_map(instrument, trial.shift.shift, "Predicted shift", "Predicted shift of this edit over the cortex")
+    st.markdown("**Predicted shift of all voxels**")
+    shown = maps.signed_map(instrument, trial.shift.shift, "Predicted shift", "Predicted shift of this edit")
     centre = centre_of_voxel(instrument.flatmap, view.voxel)
     selected = None if centre is None else (int(centre[0]), int(centre[1]))
     clicked = flatmap(maps.layer(instrument, shown), selected=selected, table_key=f"{view.subject}-{view.seed}", key="cf_flatmap")
@@ -141,6 +160,11 @@ def whole_cortex(view: View, instrument: Instrument, trial: Trial) -> None:
             st.rerun()
 
 
+def _in_short(edit: ImageEdit) -> str:
+    place = edit.provenance.get("place")
+    return f"{edit.instruction} at {place['row']}, {place['col']}" if place else edit.instruction.split()[0]
+
+
 def history(view: View, trial: Trial) -> None:
     """List the edits of this session, newest first."""
     rows: list[dict] = st.session_state.setdefault("cf_history", [])
@@ -148,15 +172,17 @@ def history(view: View, trial: Trial) -> None:
     row = {
         "voxel": voxel,
         "image": view.image,
-        "edit": trial.edit.instruction,
-        "predicted shift (SD)": round(float(shift.shift[voxel]), 2),
-        "rank": int(shift.rank[voxel]),
-        "controls": len(shift.control_names),
-        "p": round(float(shift.p[voxel]), 3),
-        "second encoder (SD)": None if trial.check is None else round(float(trial.check.shift[voxel]), 2),
-        "region (% of image)": round(100 * float(trial.edit.edit_mask.mean()), 1),
+        "edit": _in_short(trial.edit),
+        "shift (SD)": f"{shift.shift[voxel]:+.2f}",
+        "rank": f"{int(shift.rank[voxel])} of {1 + len(shift.control_names)}",
+        "p": f"{shift.p[voxel]:.3f}",
+        "second (SD)": "" if trial.check is None else f"{trial.check.shift[voxel]:+.2f}",
+        "area": f"{100 * trial.edit.edit_mask.mean():.0f} %",
     }
     if row not in rows:
         rows.insert(0, row)
     st.markdown("**Edits of this session**")
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", key="cf_history_table")
+    st.table(pd.DataFrame(rows).astype(str), hide_index=True, border="horizontal")
+    st.caption(
+        "Rank: of the voxel's shift among itself and the controls. Area: share of the image that may change. Places: row, column."
+    )

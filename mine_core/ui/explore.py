@@ -80,7 +80,7 @@ def voxel_table(instrument: Instrument, members: np.ndarray) -> pd.DataFrame:
             "voxel": members,
             "region": [regions[voxel] for voxel in members],
             "r": score.r[members].round(3),
-            "noise ceiling": score.noise_ceiling[members].round(3),
+            "ceiling": score.noise_ceiling[members].round(3),
             "q": score.q[members].round(4),
             "hidden by the map": hidden,
         }
@@ -176,7 +176,7 @@ def _item(instrument: Instrument, item: ImageExplanation, limit: float, chosen: 
         stimulus=item.stimulus,
         image=np.asarray(instrument.subject.stimuli.images[item.stimulus]),
         heat=heat_rgba(item.values, limit),
-        numbers=f"predicted {item.predicted:+.1f} SD · measured {item.measured:+.1f} SD" + (" · held out" if item.held_out else ""),
+        numbers=f"predicted {item.predicted:+.1f} · measured {item.measured:+.1f} SD" + ("\nheld out" if item.held_out else ""),
         caption=item.caption,
         words=item.words,
         alt=f"image {item.stimulus}: {what}",

@@ -18,10 +18,10 @@ PAGES = (
 
 
 def header() -> None:
-    """Say on every page that what is shown is predicted by a model."""
+    """Set the style that all pages share."""
     st.html(
-        "<style>.st-key-mine_note p {font-size: .82rem; opacity: .75; margin: -0.6rem 0 0 0;}"
-        "[data-testid=stMainBlockContainer] {padding-top: 3.6rem; padding-bottom: 3rem;}</style>"
+        "<style>.st-key-mine_note p {font-size: .82rem; margin: 0 0 -0.4rem 0;}"
+        "[data-testid=stMainBlockContainer] {padding-top: 4.1rem; padding-bottom: 3rem;}</style>"
     )
 
 
@@ -35,11 +35,21 @@ def require_instrument() -> tuple[View, Instrument]:
             st.stop()
         instrument = resources.instrument(config)
         _require_shown(view, instrument)
+        _say_whose(instrument)
         return view, instrument
     except MineError as refusal:
         st.error(str(refusal))
         st.page_link("pages/data.py", label="Choose another subject")
         st.stop()
+
+
+def _say_whose(instrument: Instrument) -> None:
+    """Say whose brain this is, and that what is shown is predicted by a model."""
+    with st.container(key="mine_note"):
+        st.caption(
+            f"Subject **{instrument.subject.name}** seen through backbone **{instrument.config.backbone}**. Responses, heatmaps and "
+            "shifts are predictions of a model unless they are called measured."
+        )
 
 
 def _require_shown(view: View, instrument: Instrument) -> None:

@@ -39,11 +39,15 @@ def built(config: InstrumentConfig) -> bool:
 
 
 def build(config: InstrumentConfig) -> Job:
-    """Start building an instrument, or find the build that is under way; one that is no longer in the store is built anew."""
+    """Start building an instrument that is not in the store, or find its build.
+
+    A build that was stopped or refused is found too: it starts again when the user says so, not whenever a page is run.
+    """
     key = build_key(config)
     last = worker().find(key)
-    if last is not None and last.state == "done" and not built(config):
-        worker().forget(key)
+    if last is not None and last.state != "done":
+        return last
+    worker().forget(key)
     return worker().submit(
         key,
         f"Building {config.subject}",

@@ -55,7 +55,8 @@ def accuracy(instrument: Instrument) -> None:
     first, second, third, fourth = st.columns(4)
     first.metric("Voxels", f"{len(score.r):,}")
     second.metric("Median held-out r", f"{np.median(score.r):.2f}")
-    third.metric("Median noise ceiling", f"{np.median(score.noise_ceiling):.2f}")
+    known = score.noise_ceiling[np.isfinite(score.noise_ceiling)]
+    third.metric("Median noise ceiling", f"{np.median(known):.2f}" if len(known) else "unknown")
     fourth.metric("Voxels with q ≤ 0.05", f"{100 * (score.q <= 0.05).mean():.0f} %")
     found = _measured(instrument, "encoding", "Measure accuracy by region")
     if found is None:
@@ -72,7 +73,7 @@ def accuracy(instrument: Instrument) -> None:
         st.plotly_chart(figure, width="stretch", theme=None, key="validation_regions", config={"displayModeBar": False})
     st.caption(
         f"{found['n_test']} held-out images. Chance: predictions paired with other images' responses give a median r of "
-        f"{found['shuffled_median_r']:.3f}. Intervals are over voxels, which are not independent: they speak of this brain."
+        f"{found['shuffled_median_r']:.3f}. Intervals are over {found['resampled']}: they speak of these voxels and other images."
     )
 
 

@@ -29,7 +29,9 @@ def visit(page: Page, url: str) -> None:
 
 def settle(page: Page) -> None:
     """Wait until Streamlit has stopped running the page."""
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=LONG)
+    page.wait_for_timeout(400)
+    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=LONG)
+    expect(page.get_by_test_id("stSpinner")).to_have_count(0, timeout=LONG)
     page.wait_for_timeout(400)
 
 
@@ -100,6 +102,41 @@ def test_every_page_opens_without_a_traceback_and_fits_the_window(address, windo
     assert page.get_by_test_id("stException").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page is wider than the window"
     assert problems == []
+    page.close()
+
+
+def placed(page: Page) -> tuple[int, int]:
+    """Row and column that the page says an insertion was put at."""
+    expect(page.locator(".placer .where")).to_have_text(re.compile(r"^row \d+, column \d+$"))
+    row, col = re.findall(r"\d+", page.locator(".placer .where").inner_text())
+    return int(row), int(col)
+
+
+def test_a_click_and_the_keyboard_choose_where_to_insert(address, window, instrument, screenshots):
+    voxel = face_voxel(instrument)
+    image = int(np.argmax(instrument.predicted(voxel)))
+    side = instrument.subject.stimuli.images.shape[1]
+    page = window.new_page(viewport={"width": 1440, "height": 900})
+    visit(page, f"{address}/counterfactual?voxel={voxel}&image={image}&edit=insert")
+    shift_shown(page)
+    settle(page)
+    board = page.locator(".placer .board")
+    box = board.bounding_box()
+    page.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + 0.5 * box["height"])
+    settle(page)
+    row, col = placed(page)
+    assert abs(row - 0.5 * side) <= 2 and abs(col - 0.4 * side) <= 2
+    expect(page.get_by_test_id("stTable").get_by_text(re.compile(r" at \d+, \d+")).first).to_be_visible(timeout=LONG)
+    first = page.get_by_test_id("stTable").get_by_text(re.compile(r" at \d+, \d+")).first.inner_text()
+    at = [int(part) for part in first.split(" at ")[1].split(", ")]
+    assert abs(at[0] - row) <= 2 and abs(at[1] - col) <= 2
+    page.screenshot(path=screenshots / "insert-1440.png")
+    board.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    settle(page)
+    below, right = placed(page)
+    assert below > row and right > col and right - col == 2 * (below - row)
     page.close()
 
 

@@ -10,7 +10,9 @@ from streamlit.testing.v1 import AppTest
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import PROJECT, InstrumentConfig, cache_directory
 from mine_core.instrument import Instrument, build_instrument
-from mine_core.ui import resources, validation
+from mine_core.instrument.trials import EditRequest, run_trial
+from mine_core.jobs import Job, Worker
+from mine_core.ui import counterfactual, resources, validation
 
 PAGES = ("pages/explore.py", "pages/counterfactual.py", "pages/validation.py", "pages/data.py")
 
@@ -26,6 +28,14 @@ def opened(page: str, **query: str) -> AppTest:
         app.query_params[name] = value
     app.run()
     return app if page == PAGES[0] else app.switch_page(page).run()
+
+
+def ended(job: Job) -> None:
+    for _ in range(3000):
+        if not job.active:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"job still {job.state} after 30 s")
 
 
 def texts(app: AppTest) -> str:
@@ -102,15 +112,75 @@ def test_a_measurement_can_be_stopped_and_started_again(instrument, monkeypatch)
     stop.click().run()
     gate.set()
     job = next(job for job in resources.worker().jobs() if job.key.startswith("attribution"))
-    for _ in range(3000):
-        if not job.active:
-            break
-        time.sleep(0.01)
+    ended(job)
     app.run()
     assert not app.exception
     assert job.state == "cancelled"
     next(button for button in app.button if button.label == "Start again").click().run()
     assert app.button("validation_attribution").label.startswith("Do the heatmaps point")
+
+
+def test_a_build_that_was_stopped_waits_to_be_started_again(tmp_path, monkeypatch):
+    began, gate, starts = threading.Event(), threading.Event(), []
+
+    def build(config, store, *, on_progress, cancelled):
+        starts.append(config)
+        on_progress(1, 4, "rendering")
+        began.set()
+        assert gate.wait(60)
+        on_progress(2, 4, "rendering")
+
+    store, worker = ArtifactStore(tmp_path), Worker()
+    monkeypatch.setattr(resources, "store", lambda: store)
+    monkeypatch.setattr(resources, "worker", lambda: worker)
+    monkeypatch.setattr(resources, "build_instrument", build)
+    app = opened(PAGES[0])
+    assert began.wait(60)
+    app.run()
+    assert [bar.text for bar in app.get("progress")] == ["Rendering"]
+    next(button for button in app.button if button.label == "Stop").click().run()
+    gate.set()
+    job = worker.jobs()[0]
+    ended(job)
+    for _ in range(2):
+        app.run()
+        assert [note.value for note in app.info] == ["Stopped. What was finished is kept."]
+    assert len(starts) == 1 and worker.jobs() == [job]
+    began.clear()
+    gate.clear()
+    next(button for button in app.button if button.label == "Start again").click().run()
+    assert began.wait(60)
+    gate.set()
+    assert len(starts) == 2
+
+
+def inserting(instrument, monkeypatch, place) -> tuple[AppTest, list[EditRequest]]:
+    """The Counterfactual page after the user chose a place, and what it asked for."""
+    asked = []
+
+    def seen(instrument, request):
+        asked.append(request)
+        return run_trial(instrument, request)
+
+    monkeypatch.setattr(counterfactual, "placer", lambda *_, **__: place)
+    monkeypatch.setattr(counterfactual, "run_trial", seen)
+    voxel = int(instrument.score.r.argmax())
+    return opened(PAGES[1], voxel=str(voxel), image="7", edit="insert"), asked
+
+
+def test_an_insertion_goes_where_the_user_clicked(instrument, monkeypatch):
+    app, asked = inserting(instrument, monkeypatch, (90, 101))
+    assert not app.exception and not app.error
+    assert [request.place for request in asked] == [(90, 101)]
+    [shown] = app.table
+    row, col = (int(part) for part in shown.value["edit"].iloc[0].split(" at ")[1].split(", "))
+    assert abs(row - 90) <= 2 and abs(col - 101) <= 2
+
+
+def test_a_place_outside_the_image_is_refused_in_one_line(instrument, monkeypatch):
+    app, _ = inserting(instrument, monkeypatch, (4000, 0))
+    assert not app.exception
+    assert len(app.error) == 1 and "outside the image" in app.error[0].value and "\n" not in app.error[0].value
 
 
 @pytest.fixture(autouse=True)

@@ -71,7 +71,26 @@ def test_planted_voxels_are_called_and_null_voxels_are_not(rng):
     assert (scored.q[:100] < 0.05).all()
     assert (scored.q[100:] < 0.05).mean() <= 0.05
     assert scored.r2[100:].mean() < 0.01
-    assert scored.p.min() == pytest.approx(1 / 201)
+    # 200 permutations cannot tell 100 clear voxels of 200 at q = 0.05 under any dependence: the clear ones are permuted more often
+    assert scored.p.min() == pytest.approx(1 / 4001)
+
+
+def test_few_clear_voxels_among_many_are_called_and_the_others_keep_their_p(rng):
+    n, v, clear = 120, 400, 20
+    measured = rng.normal(size=(n, v))
+    predicted = rng.normal(size=(n, v))
+    predicted[:, :clear] = measured[:, :clear] + rng.normal(size=(n, clear))
+    index = VoxelIndex("s", np.full(v, -1), (), (), np.zeros((0, v), bool))
+    responses = Responses(measured, None, tuple(map(str, range(n))), index, "z")
+    scored = score_predictions(predicted, responses, np.arange(n), 199, np.random.default_rng(2))
+    np.testing.assert_array_equal(np.flatnonzero(scored.q <= 0.05), np.arange(clear))
+    _, coarse = pearson_with_p(predicted, measured, 199, np.random.default_rng(2))
+    unclear = coarse > 1 / 200
+    np.testing.assert_array_equal(scored.p[unclear], coarse[unclear])
+    assert scored.p[:clear].max() < 1 / 1000
+    # with nothing to be found nothing is called, however often it is permuted
+    nothing = score_predictions(rng.normal(size=(n, v)), responses, np.arange(n), 199, np.random.default_rng(3))
+    assert not (nothing.q <= 0.05).any()
 
 
 def test_without_an_effect_p_is_uniform_and_almost_nothing_is_called(rng):

@@ -80,6 +80,7 @@ def toy(r2: list[float], ceiling: list[float] | None, q: list[float], regions: d
 def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], dict[str, Any]]:
     def measure(instrument: Any) -> dict[str, Any]:
         monkeypatch.setattr(encoding_accuracy, "build_instrument", lambda *_, **__: instrument)
+        monkeypatch.setattr(encoding_accuracy, "compare", lambda *_: {})
         return encoding_accuracy.measure(SimpleNamespace(backbone="none"), None, quiet)
 
     return measure

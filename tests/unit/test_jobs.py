@@ -1,7 +1,10 @@
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from mine_core.config import PROJECT
 from mine_core.errors import Cancelled, MineError
 from mine_core.jobs import Job, Worker
 
@@ -140,3 +143,14 @@ def test_time_left_begins_anew_with_a_new_count():
 @pytest.mark.parametrize("reports", [(), ((0, 0, 100),), ((0, 50, 100), (9, 52, 100)), ((0, 100, 100),), ((0, 0, 0), (9, 0, 0))])
 def test_no_time_left_is_named_before_a_twentieth_of_the_work_is_done(reports):
     assert reported(*reports)[0].seconds_left is None
+
+
+def test_a_fault_is_written_to_the_log_with_its_traceback(caplog):
+    wait(Worker().submit("bad", "Dividing", lambda *_: 1 / 0))
+    assert "Dividing failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_program_ends_without_waiting_for_work_that_is_under_way():
+    program = "import time; from mine_core.jobs import Worker; Worker().submit('k', 'title', lambda *_: time.sleep(600))"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=PROJECT)

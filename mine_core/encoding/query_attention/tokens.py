@@ -49,7 +49,8 @@ def read_tokens(features: Features, positions: Int[np.ndarray, " image"], statis
                 "extract the features again."
             )
         read.append(torch.from_numpy(values).to(device))
-    return prepare(*read, statistics)
+    patches, remainder = read
+    return prepare(patches, remainder, statistics)
 
 
 def bytes_of(n_images: int, features: Features, value_width: int) -> int:
