@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from query_attention_recording import N_FEATURES, N_PATCHES, Recording, a_recording, features_of, recording, some_features
 
 from mine_core.encoding.query_attention import QueryAttentionConfig
 from mine_core.encoding.query_attention import fit as fitting
 from mine_core.encoding.query_attention.fit import encoder_of, fit_query_attention
+from mine_core.encoding.query_attention.layer import make_keys, respond
 from mine_core.encoding.query_attention.start import start_from_ridge
 from mine_core.encoding.query_attention.training import CHECKPOINT, Training, one_cycle
 from mine_core.encoding.ridge import fit_ridge
@@ -36,6 +38,31 @@ def test_the_start_predicts_as_ridge(rng, heads, value_width):
     scale = expected.std(axis=0)
     np.testing.assert_allclose(encoder.predict(made.features, everything) / scale, expected / scale, atol=2e-5)
     np.testing.assert_allclose(encoder.prediction_sd, ridge.prediction_sd, rtol=1e-4)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_step_has_the_gradients_of_the_whole_loss(rng, heads):
+    """Blocks of voxels, keys made once for all of them, and tables cut into blocks give what plain autograd gives at once."""
+    made = a_recording(rng)
+    config = replace(SMALL, heads=heads, value_width=4)
+    training = Training(start_from_ridge(fit_ridge(*made.all_of_it), *made.all_of_it, config), *made.all_of_it, config)
+    with torch.no_grad():
+        for value in training.weights.values():
+            value += torch.tensor(rng.normal(size=value.shape) * 0.3, dtype=torch.float32)
+    source, positions = training.open_tokens(), made.splits.train[:16]
+    weights = {name: value.detach().clone().requires_grad_() for name, value in training.weights.items()}
+    training.step(source, positions)
+    prepared = source.take(positions)
+    read = weights | {"place": weights["cosines"] @ training.cosines}
+    predicted = respond(make_keys(prepared, weights), prepared, weights, read)
+    pooled = torch.tensor(made.features.pooled[positions] - training.pooled_mean)
+    truth = (made.responses.values[positions] - training.start.response_mean) / training.start.response_sd
+    errors = (torch.tensor(truth) - (predicted + pooled @ torch.tensor(training.start.linear))) ** 2
+    held = (torch.tensor(training.start.penalty)[:, None] * weights["readout"] ** 2).sum()
+    (errors.mean(0).sum() + heads * held).backward()
+    for name, value in training.weights.items():
+        assert weights[name].grad.abs().max() > 0, name
+        torch.testing.assert_close(value.grad, weights[name].grad, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def one_patch_recording(rng: np.random.Generator) -> tuple[Recording, np.ndarray]:
