@@ -24,6 +24,7 @@ COMMANDS = [
     ["evaluate", "removal"],
     ["benchmark", "explain"],
     ["benchmark", "start"],
+    ["benchmark", "encoding"],
 ]
 N_STIMULI, N_VOXELS, SIDE = 60, 3, 16
 
