@@ -149,12 +149,13 @@ class Training:
         with self._precision():
             keys = make_keys(prepared, self.weights)
         leaf_keys = keys.detach().requires_grad_()
-        error = 0.0
+        summed = torch.zeros((), device=self.device)
         for block in self.blocks:
             left = targets[:, block] - pooled @ self.linear[:, block]
-            error += self._backward(block, leaf_keys, prepared, left) / len(self.start.readout)
+            summed += self._backward(block, leaf_keys, prepared, left)
         if leaf_keys.grad is not None:
             keys.backward(leaf_keys.grad)
+        error = float(summed) / len(self.start.readout)
         if not math.isfinite(error):
             raise EncodingError(f"The error is {error} at step {self.progress.step}; fit again with lower rates.")
         self.optimizer.step()
@@ -162,7 +163,7 @@ class Training:
         self._update_average()
         return error
 
-    def _backward(self, block: slice, keys: Tensor, prepared: Prepared, targets: Float[Tensor, "image voxel"]) -> float:
+    def _backward(self, block: slice, keys: Tensor, prepared: Prepared, targets: Float[Tensor, "image voxel"]) -> Tensor:
         """Add the gradients of one block of voxels; returns its summed error."""
         tables = ("query", "cosines", "readout", "intercept")
         leaves = {name: self.weights[name].detach()[block].requires_grad_() for name in tables}
@@ -178,7 +179,7 @@ class Training:
                 table.grad = torch.zeros_like(table)
             if leaf.grad is not None:
                 table.grad[block] = leaf.grad
-        return float(errors.detach())
+        return errors.detach()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -283,7 +284,7 @@ def restore_checkpoint(training: Training, directory: Path) -> bool:
     try:
         with safe_open(path, "pt") as stream:
             state = json.loads(stream.metadata()["state"])
-        tensors = load_file(path, device=str(training.device))
+        tensors = load_file(path)
     except (SafetensorError, TypeError, KeyError, ValueError, OSError) as error:
         raise EncodingError(f"The checkpoint {path.name} cannot be read ({error}); delete it and fit again.") from error
     if state["identity"] != identity_of(training):
