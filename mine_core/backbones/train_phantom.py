@@ -316,7 +316,8 @@ def main(arguments: list[str] | None = None) -> None:
         export(directory, ASSETS, asked.note)
         return
     torch.set_num_threads(asked.threads)
-    recipe = Recipe(asked.name, asked.scenes, asked.minutes, asked.batch, asked.rate, seed=SEED[asked.name] if asked.seed is None else asked.seed)
+    seed = SEED[asked.name] if asked.seed is None else asked.seed
+    recipe = Recipe(asked.name, asked.scenes, asked.minutes, asked.batch, asked.rate, seed=seed)
     config = PhantomConfig(asked.name, vocabulary(), SUPERVISION[asked.name], grid=asked.grid, heads=3)
     training = start_or_resume(recipe, config, torch.device(asked.device), directory)
     train(

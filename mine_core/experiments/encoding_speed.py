@@ -30,7 +30,7 @@ Found = tuple[Float[np.ndarray, " voxel"], Float[np.ndarray, "stimulus voxel"]]
 
 @dataclass(frozen=True)
 class Recording:
-    """Correlated features and responses that are linear in them with noise from little to much; the last stimuli are test."""
+    """Features and responses that are linear in them with noise from little to much; the last stimuli are test."""
 
     X: Float[np.ndarray, "stimulus feature"]
     Y: Float[np.ndarray, "stimulus voxel"]
@@ -60,16 +60,16 @@ def measure(
 
     Of the settings only the seed is used, which draws the recording; `n_stimuli` are for training, and 500 more for testing.
 
-    himalaya: RidgeCV (svd) with the same folds, on features standardised once over all training stimuli, since it does not
-    standardise within folds. scikit-learn: Ridge behind StandardScaler for every fold and penalty, all voxels at once, and
-    once more with the chosen penalty; its own RidgeCV chooses one penalty for each voxel by leave-one-out errors alone, which
-    is another criterion, and with folds takes one penalty for all voxels.
+    The features of every fold have mean 0 and SD 1, as those of a run that is standardised by itself, so that all solve the
+    same problem: himalaya's RidgeCV (svd, the same folds) does not standardise each training part. scikit-learn: Ridge behind
+    StandardScaler for every fold and penalty, all voxels at once, and once more with the chosen penalties; its own RidgeCV
+    chooses one penalty for each voxel by leave-one-out errors alone, which is another criterion, and with folds takes one
+    penalty for all voxels.
 
     Ours is timed three times and the medians are compared; the others run once. Beside the seconds on the clock stand those of
     processors: other work on the machine lengthens the first most where threads wait for each other, and OMP_NUM_THREADS=1
-    gives everything one thread. Memory is the largest resident size while
-    fitting less that before it, beside the responses themselves. The rate is that of numpy's float32 product of 2,048 x 2,048,
-    the mean of the best of five before and after. Other work on the machine slows all of them, though not always alike.
+    gives everything one thread. Memory is the largest resident size while fitting less that before it, beside the responses
+    themselves. The rate is that of numpy's float32 product of 2,048 x 2,048, the mean of the best of five before and after.
 
     Raises
     ------
@@ -120,12 +120,14 @@ def measure(
 
 
 def make_recording(n_stimuli: int, n_features: int, n_voxels: int, rng: np.random.Generator) -> Recording:
-    """Draw features of unequal variance and correlation, weights, and noise that leaves from 2 to 80 % of the variance."""
+    """Draw correlated features, standardised in each fold, weights, and noise that leaves from 2 to 80 % of the variance."""
     n = n_stimuli + N_TEST
     latent = rng.standard_normal((n, N_LATENT), np.float32) * np.logspace(0.5, -1, N_LATENT, dtype=np.float32)
     X = latent @ rng.standard_normal((N_LATENT, n_features), np.float32) + rng.standard_normal((n, n_features), np.float32)
-    X = X * rng.uniform(0.5, 2, n_features).astype(np.float32) + rng.standard_normal(n_features, np.float32)
-    Y = ((X - X.mean(axis=0)) / X.std(axis=0)) @ rng.standard_normal((n_features, n_voxels), np.float32)
+    for fold in np.array_split(np.arange(n_stimuli), FOLDS):  # as scikit-learn's KFold cuts them
+        X[fold] = (X[fold] - X[fold].mean(axis=0)) / X[fold].std(axis=0)
+    X[n_stimuli:] /= X[n_stimuli:].std(axis=0)
+    Y = X @ rng.standard_normal((n_features, n_voxels), np.float32)
     explained = np.linspace(0.02, 0.8, n_voxels, dtype=np.float32)
     Y *= np.sqrt(explained) / Y.std(axis=0)
     for start in range(0, n, 1024):

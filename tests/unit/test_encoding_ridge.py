@@ -324,17 +324,18 @@ def test_a_feature_that_varies_in_one_fold_alone_gets_the_weight_of_brute_force(
 
 
 def test_the_number_of_threads_is_given_back_after_a_refusal_and_a_nested_use():
-    from threadpoolctl import threadpool_info
+    from threadpoolctl import threadpool_info, threadpool_limits
 
-    def threads() -> list[int]:
-        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
     def refuse(block: slice) -> None:
         raise EncodingError(f"block {block.start}")
 
-    before = threads()
-    with products_on_one_thread(), products_on_one_thread():
-        assert set(threads()) == {1}
-    with pytest.raises(EncodingError, match="block 0"):
-        each_block(refuse, [slice(0, 1), slice(1, 2), slice(2, 3)], "refusing")
-    assert threads() == before
+    with threadpool_limits(2, user_api="blas"):
+        with products_on_one_thread() as n_threads, products_on_one_thread() as inner:
+            assert (n_threads, inner, threads()) == (2, 2, {1})
+        assert threads() == {2}
+        with pytest.raises(EncodingError, match="block 0"):
+            each_block(refuse, [slice(0, 1), slice(1, 2), slice(2, 3)], "refusing")
+        assert threads() == {2}
