@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     benchmark = add_group(commands, "benchmark", "measure how fast a part of the instrument is")
     add(benchmark, "explain", "one voxel's images, heatmaps and words, beside integrated gradients", run_evaluation("explain"))
     add(benchmark, "start", "seconds to a usable page, cold and warm, and peak memory", run_evaluation("start"))
+    add_encoding_speed(benchmark)
     return top
 
 
@@ -133,6 +134,20 @@ def add_import(commands: Any) -> None:
     command.add_argument("--drop-incomplete", action="store_true", help="drop what has missing values, and say what and why")
     command.add_argument("--json", metavar="PATH", help="write the result there, as JSON")
     command.set_defaults(run=run_import)
+
+
+def add_encoding_speed(commands: Any) -> None:
+    """Add the command that times the fit of an encoding model."""
+    purpose = "every voxel's ridge with a penalty of its own, beside himalaya and scikit-learn"
+    command = commands.add_parser("encoding", help=purpose, description=purpose)
+    command.add_argument("--stimuli", type=int, default=3000, help="training images (default: 3000)")
+    command.add_argument("--features", type=int, default=256, help="features of each image (default: 256)")
+    command.add_argument("--voxels", type=int, default=5000, help="voxels to fit (default: 5000)")
+    names = "himalaya, scikit-learn"
+    command.add_argument("--against", nargs="*", default=names.split(", "), metavar="NAME", help=f"which of {names} (default: both)")
+    command.add_argument("--seed", type=int, default=0, help="which made-up recording, 0 to 89 (default: 0)")
+    command.add_argument("--json", metavar="PATH", help="write the result there, as JSON")
+    command.set_defaults(run=run_encoding_speed)
 
 
 def settings(options: argparse.Namespace) -> InstrumentConfig:
@@ -190,6 +205,21 @@ def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
         image_dataset=options.image_dataset,
         response_dataset=options.response_dataset,
         on_progress=bar,
+    )
+
+
+def run_encoding_speed(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    """Time the fit of an encoding model on a made-up recording."""
+    from mine_core.experiments.encoding_speed import measure
+
+    return measure(
+        InstrumentConfig(seed=options.seed),
+        ArtifactStore(cache_directory()),
+        bar,
+        n_stimuli=options.stimuli,
+        n_features=options.features,
+        n_voxels=options.voxels,
+        against=options.against,
     )
 
 

@@ -21,7 +21,7 @@ SUPERVISION = {
         "on it, and show `phantom-plain` beside it."
     ),
     "captions": (
-        "Trained with contrastive and caption losses only, on other scenes and from another seed than `phantom`: no mask, "
+        "Trained with contrastive and caption losses only, on other scenes than `phantom`: no mask, "
         "no label. Where its maps point is emergent, as in a public CLIP. It is the independent backbone of the second "
         "encoder."
     ),

@@ -1,1 +1,1 @@
-"""From features to predicted responses: ridge encoders and their held-out scores."""
+"""From features to predicted responses: ridge encoders, of one or several feature spaces, and their held-out scores."""

@@ -182,7 +182,7 @@ def split_variance(
     of_band, of_average = np.empty((len(model.bands), n_voxels)), np.empty(n_voxels)
     for block in blocks_of(n_voxels, VOXELS_PER_BLOCK):
         measured = np.asarray(responses.values[test, block], np.float64)
-        check_responses(measured, block.start)
+        check_responses(measured, block.start, "test")
         parts = [
             features[band].pooled[test] @ model.coef[band][:, block] + model.offset[row, block] for row, band in enumerate(model.bands)
         ]

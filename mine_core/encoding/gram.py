@@ -37,7 +37,7 @@ class Part:
     fold: int
     axes: Float[np.ndarray, "component feature"]
     divisors: Float[np.ndarray, "alpha component"]
-    forms: tuple[Float[np.ndarray, "_rows _columns"], ...]
+    forms: tuple[Float[np.ndarray, "_ _"], ...]
 
     def errors(
         self, trained: Float[np.ndarray, "feature voxel"], held_out: Float[np.ndarray, "feature voxel"]
@@ -106,7 +106,7 @@ class Design:
     means: Float[np.ndarray, "fold feature"]
     within: Float[np.ndarray, "fold feature feature"]
     peaks: Float[np.ndarray, "fold feature"]
-    centred: tuple[Float[np.ndarray, "_held_out feature"], ...]
+    centred: tuple[Float[np.ndarray, "_ feature"], ...]
 
     @classmethod
     def of(cls, X: Float[np.ndarray, "stimulus feature"], folds: int, smallest_alpha: float) -> "Design":
@@ -190,7 +190,7 @@ class Design:
 
     def errors(self, parts: Sequence[Part], crossed: Crossed) -> Float[np.ndarray, "alpha voxel"]:
         """Squared error of each penalty summed over held-out folds (float64), less a constant for each voxel."""
-        return np.sum([self._errors(part, crossed) for part in parts], axis=0, dtype=np.float64)
+        return np.stack([self._errors(part, crossed) for part in parts]).sum(axis=0, dtype=np.float64)
 
     def _errors(self, part: Part, crossed: Crossed) -> Float[np.ndarray, "alpha voxel"]:
         fold, kept = part.fold, np.delete(np.arange(len(self.counts)), part.fold)

@@ -1,4 +1,8 @@
-"""Ridge regression from the pooled embedding to every voxel, each with a penalty of its own."""
+"""Ridge regression from the pooled embedding to every voxel, each with a penalty of its own.
+
+With no more features than stimuli to train on, all is done from sums over folds (`gram`); with more, from products among
+stimuli.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,8 +148,7 @@ def fit_ridge(
     """Fit every voxel on the training stimuli, its penalty chosen by cross-validation among them.
 
     prediction = pooled @ coef + intercept; features are standardised over the training stimuli for the fit, and the
-    standardisation is folded into `coef` and `intercept` (float32). A feature that does not vary gets the coefficient 0
-    (to rounding).
+    standardisation is folded into `coef` and `intercept` (float32). A feature that does not vary gets the coefficient 0.
 
     Parameters
     ----------
@@ -157,7 +160,7 @@ def fit_ridge(
     AlignmentError
         If features and responses differ in their stimuli or the order of them, or splits overlap.
     EncodingError
-        If a training value is not finite, a voxel's responses do not vary, or a penalty is not above 0.
+        If a training value is not finite or beyond float32, a voxel's responses do not vary, or a penalty is not above 0.
     Cancelled
         When `cancelled()` becomes True between blocks of voxels.
 
@@ -165,6 +168,11 @@ def fit_ridge(
     -----
     A linear read-out shows what of the embedding predicts a voxel, not what the voxel computes; correlated features share
     a weight among them. Validation and test stimuli are not looked at.
+
+    Blocks of voxels are worked through on all cores, each response read once into sums over folds; beside the responses and
+    the coefficients only what a block needs is held. Responses of half precision are summed in single precision. Where that
+    is shown to be harmless (see `Design.of`), products with responses are done in single precision, else in double. Voxels
+    that two penalties predict alike, to about 1e-6 of their variance, may get either.
 
     References
     ----------
@@ -229,7 +237,7 @@ def check_finite(name: str, values: Float[np.ndarray, "stimulus column"], first_
         )
 
 
-def check_responses(Y: Float[np.ndarray, "stimulus voxel"], first_voxel: int) -> None:
+def check_responses(Y: Float[np.ndarray, "stimulus voxel"], first_voxel: int, split: str = "training") -> None:
     """Raise EncodingError if a value is not finite, is beyond float32, or a voxel does not vary."""
     check_finite("responses", Y, first_voxel)
     peak = np.abs(Y).max(axis=0)
@@ -240,5 +248,5 @@ def check_responses(Y: Float[np.ndarray, "stimulus voxel"], first_voxel: int) ->
     if still.any():
         first = first_voxel + int(np.argmax(still))
         raise EncodingError(
-            f"{int(still.sum())} voxels do not vary over the {len(Y)} training stimuli (first: {first}); leave them out."
+            f"{int(still.sum())} voxels do not vary over the {len(Y)} {split} stimuli (first: {first}); leave them out."
         )

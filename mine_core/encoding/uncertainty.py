@@ -96,7 +96,7 @@ def region_interval(
     set, nor of another brain. A resample in which a voxel's responses do not vary leaves that voxel out.
 
     Simulated with 250 test stimuli, three repeats and 120 voxels whose ceilings spread from 0 to 0.7, intervals of 95 % covered
-    the truth in 92 to 95 % for r, R2, and R2 over a ceiling that was given, or came from 2,000 others with a floor of 0.1 or more.
+    the truth in 91 to 95 % for r, R2, and R2 over a ceiling that was given, or came from 2,000 others with a floor of 0.1 or more.
     A ceiling from the test stimuli themselves chooses voxels by its own errors: the normalised accuracy is then too low by a
     twentieth, and its interval covered 67 % at a floor of 0.1 and 88 % at 0.4, erring low.
     """

@@ -16,6 +16,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "removal": "removal_effect",
     "explain": "explain_speed",
     "start": "start_speed",
+    "encoding-speed": "encoding_speed",
 }
 
 

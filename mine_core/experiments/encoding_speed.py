@@ -1,7 +1,7 @@
 """How fast every voxel is fit with a penalty of its own, beside himalaya and scikit-learn on the same arrays in the same run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mine_core.artifacts import ArtifactStore
+from mine_core.config import InstrumentConfig
 from mine_core.encoding.gram import product_operations
 from mine_core.encoding.ridge import ALPHAS, fit_ridge
 from mine_core.errors import ConfigError
@@ -21,13 +23,14 @@ RIVALS = ("himalaya", "scikit-learn")
 FOLDS, N_TEST, N_LATENT, REPEATS = 5, 500, 64, 3
 # voxels at a time for those that would otherwise hold the predictions of every penalty and voxel at once
 RIVALS_VOXELS_AT_ONCE = 2048
+STATUS = Path("/proc/self/status")
 
 Found = tuple[Float[np.ndarray, " voxel"], Float[np.ndarray, "stimulus voxel"]]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Correlated features and responses that are linear in them with noise from little to much; the last stimuli are test."""
+    """Features and responses that are linear in them with noise from little to much; the last stimuli are test."""
 
     X: Float[np.ndarray, "stimulus feature"]
     Y: Float[np.ndarray, "stimulus voxel"]
@@ -44,18 +47,29 @@ class Recording:
 
 
 def measure(
-    n_stimuli: int, n_features: int, n_voxels: int, seed: int, against: tuple[str, ...], on_progress: OnProgress
+    config: InstrumentConfig,
+    _store: ArtifactStore,
+    on_progress: OnProgress,
+    *,
+    n_stimuli: int = 3000,
+    n_features: int = 256,
+    n_voxels: int = 5000,
+    against: Sequence[str] = RIVALS,
 ) -> dict[str, Any]:
     """Time `fit_ridge` and others on one made-up recording (float32), with five folds and twelve penalties.
 
-    himalaya: RidgeCV (svd) with the same folds, on features standardised once over all training stimuli, since it does not
-    standardise within folds. scikit-learn: Ridge behind StandardScaler for every fold and penalty, all voxels at once, and
-    once more with the chosen penalty; its own RidgeCV chooses one penalty for each voxel by leave-one-out errors alone, which
-    is another criterion, and with folds takes one penalty for all voxels.
+    Of the settings only the seed is used, which draws the recording; `n_stimuli` are for training, and 500 more for testing.
 
-    Ours is timed three times and the median is compared; the others run once. Memory is the largest resident size while
-    fitting less that before it, beside the responses themselves. The rate is that of numpy's float32 product of 2,048 x 2,048,
-    the mean of the best of five before and after; nothing is said of a machine that is busy with something else only at times.
+    The features of every fold have mean 0 and SD 1, as those of a run that is standardised by itself, so that all solve the
+    same problem: himalaya's RidgeCV (svd, the same folds) does not standardise each training part. scikit-learn: Ridge behind
+    StandardScaler for every fold and penalty, all voxels at once, and once more with the chosen penalties; its own RidgeCV
+    chooses one penalty for each voxel by leave-one-out errors alone, which is another criterion, and with folds takes one
+    penalty for all voxels.
+
+    Ours is timed three times and the medians are compared; the others run once. Beside the seconds on the clock stand those of
+    processors: other work on the machine lengthens the first most where threads wait for each other, and OMP_NUM_THREADS=1
+    gives everything one thread. Memory is the largest resident size while fitting less that before it, beside the responses
+    themselves. The rate is that of numpy's float32 product of 2,048 x 2,048, the mean of the best of five before and after.
 
     Raises
     ------
@@ -65,15 +79,15 @@ def measure(
     _check_sizes(n_stimuli, n_features, n_voxels, against)
     steps = REPEATS + len(against)
     on_progress(0, steps, "making a recording")
-    recording = make_recording(n_stimuli, n_features, n_voxels, np.random.default_rng(seed))
+    recording = make_recording(n_stimuli, n_features, n_voxels, np.random.default_rng(config.seed))
     gigabytes = recording.Y[recording.train].nbytes / 1e9
-    before, times, peaks = product_rate(), [], []
+    before, runs = product_rates(), []
     for repeat in range(REPEATS):
         on_progress(repeat, steps, "fitting")
-        ours, seconds, grown = watched(partial(fit_ours, recording))
-        times.append(seconds)
-        peaks.append(grown)
-    rate, seconds = (before + product_rate()) / 2, float(np.median(times))
+        runs.append(watched(partial(fit_ours, recording)))
+    ours, peak = runs[-1].found, max(run.grown_gb for run in runs)
+    seconds, cpu_seconds = (float(np.median(values)) for values in zip(*((run.seconds, run.cpu_seconds) for run in runs), strict=True))
+    rate, cpu_rate = (np.array(before) + product_rates()) / 2
     operations = product_operations(n_stimuli, n_features, n_voxels, FOLDS, len(ALPHAS))
     found: dict[str, Any] = {
         "n_stimuli": n_stimuli,
@@ -81,29 +95,39 @@ def measure(
         "n_voxels": n_voxels,
         "responses_gb": gigabytes,
         "seconds": seconds,
-        "seconds_of_each": times,
-        "memory_grown_gb": max(peaks),
-        "memory_over_responses": 1 + max(peaks) / gigabytes,
+        "seconds_of_each": [run.seconds for run in runs],
+        "cpu_seconds": cpu_seconds,
+        "memory_grown_gb": peak if STATUS.exists() else None,
+        "memory_over_responses": 1 + peak / gigabytes if STATUS.exists() else None,
         "median_r": float(np.median(accuracy(recording, ours[1]))),
-        "product_rate_gflops": rate / 1e9,
-        "share_of_product_rate": operations / seconds / rate,
+        "product_rate_gflops": float(rate / 1e9),
+        "share_of_product_rate": float(operations / seconds / rate),
+        "share_of_product_rate_by_cpu": float(operations / cpu_seconds / cpu_rate),
     }
     fits = {"himalaya": fit_himalaya, "scikit-learn": fit_scikit_learn}
     for number, name in enumerate(against):
         on_progress(REPEATS + number, steps, name)
-        theirs, their_seconds, grown = watched(partial(fits[name], recording))
-        found[name] = {"seconds": their_seconds, "memory_grown_gb": grown, "ratio": their_seconds / seconds}
-        found[name] |= compare(recording, ours, theirs)
+        theirs = watched(partial(fits[name], recording))
+        found[name] = {
+            "seconds": theirs.seconds,
+            "cpu_seconds": theirs.cpu_seconds,
+            "memory_grown_gb": theirs.grown_gb if STATUS.exists() else None,
+            "ratio": theirs.seconds / seconds,
+            "ratio_by_cpu": theirs.cpu_seconds / cpu_seconds,
+            **compare(recording, ours, theirs.found),
+        }
     return found
 
 
 def make_recording(n_stimuli: int, n_features: int, n_voxels: int, rng: np.random.Generator) -> Recording:
-    """Draw features of unequal variance and correlation, weights, and noise that leaves from 2 to 80 % of the variance."""
+    """Draw correlated features, standardised in each fold, weights, and noise that leaves from 2 to 80 % of the variance."""
     n = n_stimuli + N_TEST
     latent = rng.standard_normal((n, N_LATENT), np.float32) * np.logspace(0.5, -1, N_LATENT, dtype=np.float32)
     X = latent @ rng.standard_normal((N_LATENT, n_features), np.float32) + rng.standard_normal((n, n_features), np.float32)
-    X = X * rng.uniform(0.5, 2, n_features).astype(np.float32) + rng.standard_normal(n_features, np.float32)
-    Y = ((X - X.mean(axis=0)) / X.std(axis=0)) @ rng.standard_normal((n_features, n_voxels), np.float32)
+    for fold in np.array_split(np.arange(n_stimuli), FOLDS):  # as scikit-learn's KFold cuts them
+        X[fold] = (X[fold] - X[fold].mean(axis=0)) / X[fold].std(axis=0)
+    X[n_stimuli:] /= X[n_stimuli:].std(axis=0)
+    Y = X @ rng.standard_normal((n_features, n_voxels), np.float32)
     explained = np.linspace(0.02, 0.8, n_voxels, dtype=np.float32)
     Y *= np.sqrt(explained) / Y.std(axis=0)
     for start in range(0, n, 1024):
@@ -174,20 +198,31 @@ def accuracy(recording: Recording, predicted: Float[np.ndarray, "stimulus voxel"
     return pearson_columns(predicted, recording.Y[recording.test])
 
 
-def product_rate(size: int = 2048) -> float:
-    """Multiplications and additions a second of numpy's float32 matrix product on all threads, the best of five."""
+def product_rates(size: int = 2048) -> tuple[float, float]:
+    """Operations a second of numpy's float32 matrix product on all its threads, by the clock and by processors, best of five."""
     rng = np.random.default_rng(0)
     left = rng.standard_normal((size, size), np.float32)
     out, seconds = np.empty_like(left), []
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         np.matmul(left, left, out=out)
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
+        seconds.append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    clock, cpu = (2 * size**3 / min(values) for values in zip(*seconds, strict=True))
+    return clock, cpu
 
 
-def watched(work: Callable[[], Found]) -> tuple[Found, float, float]:
-    """What the work returns, its seconds, and by how many GB the resident memory grew at most (looked at every 10 ms)."""
+@dataclass(frozen=True)
+class Run:
+    """What a fit found, its seconds by the clock and by processors, and by how many GB resident memory grew at most."""
+
+    found: Found
+    seconds: float
+    cpu_seconds: float
+    grown_gb: float
+
+
+def watched(work: Callable[[], Found]) -> Run:
+    """Do the work while a thread looks at the memory every 10 ms."""
     start = most = _resident()
     done = Event()
 
@@ -198,28 +233,26 @@ def watched(work: Callable[[], Found]) -> tuple[Found, float, float]:
 
     watcher = Thread(target=watch, daemon=True)
     watcher.start()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     try:
-        made = work()
-        seconds = time.perf_counter() - started
+        found = work()
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     finally:
         done.set()
         watcher.join()
-    return made, seconds, max(most, _resident()) - start
+    return Run(found, seconds, cpu_seconds, max(most, _resident()) - start)
 
 
 def _resident() -> float:
-    """Resident memory of this process in GB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e9
-    return 0.0
+    """Resident memory of this process in GB, and 0 where the system does not say."""
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    return sum(int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmRSS:"))
 
 
-def _check_sizes(n_stimuli: int, n_features: int, n_voxels: int, against: tuple[str, ...]) -> None:
+def _check_sizes(n_stimuli: int, n_features: int, n_voxels: int, against: Sequence[str]) -> None:
     if n_stimuli < 2 * FOLDS or n_features < 1 or n_voxels < 1:
         raise ConfigError(
-            f"{n_stimuli} stimuli, {n_features} features and {n_voxels} voxels were asked for; at least {2 * FOLDS}, 1 and 1 are needed."
+            f"{n_stimuli} stimuli, {n_features} features, {n_voxels} voxels were asked for; at least {2 * FOLDS}, 1, 1 are needed."
         )
     unknown = set(against) - set(RIVALS)
     if unknown:

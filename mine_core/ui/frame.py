@@ -20,7 +20,7 @@ PAGES = (
 def header() -> None:
     """Set the style that all pages share."""
     st.html(
-        "<style>.st-key-mine_note p {font-size: .82rem; margin: 0 0 -0.4rem 0;}"
+        "<style>.st-key-mine_note p {font-size: .82rem; margin: 0 0 0.3rem 0;}"
         "[data-testid=stMainBlockContainer] {padding-top: 4.1rem; padding-bottom: 3rem;}</style>"
     )
 

@@ -158,9 +158,9 @@ def inserting(instrument, monkeypatch, place) -> tuple[AppTest, list[EditRequest
     """The Counterfactual page after the user chose a place, and what it asked for."""
     asked = []
 
-    def seen(instrument, request):
+    def seen(instrument, request, second):
         asked.append(request)
-        return run_trial(instrument, request)
+        return run_trial(instrument, request, second)
 
     monkeypatch.setattr(counterfactual, "placer", lambda *_, **__: place)
     monkeypatch.setattr(counterfactual, "run_trial", seen)

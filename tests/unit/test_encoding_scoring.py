@@ -243,7 +243,9 @@ def test_images_that_are_in_two_splits_are_refused_by_name(rng):
         check_images_apart(stimuli, splits)
     stimuli.images[10, 0, 0, 0] ^= 1  # a single bit is another image
     check_images_apart(stimuli, splits)
-    stimuli.images[9:] = stimuli.images[6:9]
+    stimuli.images[9] = stimuli.images[8]
+    with pytest.raises(AlignmentError, match=r"^1 images .* 'photo-8' \(validation\) and 'photo-9' \(test\)\. Put"):
+        check_images_apart(stimuli, splits)
     stimuli.images[6:9] = stimuli.images[:3]
     with pytest.raises(AlignmentError, match=r"^6 images .*'photo-0' \(train\) and 'photo-6' \(validation\).* and 1 more\. Put"):
         check_images_apart(replace(stimuli, images=np.concatenate([stimuli.images[:9], stimuli.images[:3]])), splits)
