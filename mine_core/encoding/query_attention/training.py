@@ -148,13 +148,14 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         with self._precision():
             keys = make_keys(prepared, self.weights)
-        leaf_keys = keys.detach().requires_grad_()
+        # in float32, so that the gradients of many blocks add up without loss
+        leaf_keys = keys.detach().float().requires_grad_()
         summed = torch.zeros((), device=self.device)
         for block in self.blocks:
             left = targets[:, block] - pooled @ self.linear[:, block]
             summed += self._backward(block, leaf_keys, prepared, left)
         if leaf_keys.grad is not None:
-            keys.backward(leaf_keys.grad)
+            keys.backward(leaf_keys.grad.to(keys.dtype))
         error = float(summed) / len(self.start.readout)
         if not math.isfinite(error):
             raise EncodingError(f"The error is {error} at step {self.progress.step}; fit again with lower rates.")
