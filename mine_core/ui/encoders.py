@@ -77,7 +77,7 @@ def _beside_ridge(instrument: Instrument, ridge: FittedEncoder, encoder: FittedE
         figure = interval_figure(names, middle, low, high, "R² / noise ceiling more than ridge, 95 % interval over images")
         st.plotly_chart(figure, width="stretch", theme=None, key=f"encoders_regions_{encoder.kind}", config=PLAIN)
     with right:
-        figure = scatter_figure(ridge.score.r, encoder.score.r, "ridge: held-out r", f"{TITLES[encoder.kind]}: held-out r")
+        figure = scatter_figure(ridge.score.r, encoder.score.r, "r of ridge", f"r of {encoder.kind.replace('_', ' ')}")
         st.plotly_chart(figure, width="stretch", theme=None, key=f"encoders_voxels_{encoder.kind}", config=PLAIN)
         st.caption(f"{len(ridge.score.r):,} voxels, {ridge.score.n_test} held-out images. On the line both predict equally well.")
     for column, shown in zip(st.columns(2, gap="medium"), (ridge, encoder), strict=True):
