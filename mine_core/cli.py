@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     add_import(commands)
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
+    add(evaluate, "learning", "accuracy against the number of training images", run_evaluation("learning"))
     add(evaluate, "attribution", "pointing game against chance, completeness", run_evaluation("attribution"))
     add(
         evaluate,
