@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, canonical_json, code_version, open_artifact, write_text
+from mine_core.encoding.noise_ceiling import ncsnr_from_repeats, noise_ceiling_from_ncsnr
 from mine_core.errors import Cancelled, SubjectError
-from mine_core.subjects.custom import describe_import, import_subject
+from mine_core.subjects.custom import check_subject_name, describe_import, import_subject
+from mine_core.subjects.custom.images import never, silent
+from mine_core.subjects.nsd import build_nsd, fingerprint_of, open_tree, plan_import
 from mine_core.subjects.store import load_subject, save_subject
-from mine_core.types import IsCancelled, Subject
+from mine_core.types import IsCancelled, OnProgress, Subject
 
 PHANTOM = "phantom"
 
@@ -48,15 +51,66 @@ def import_into(store: ArtifactStore, *, cancelled: IsCancelled | None = None, *
         save_subject(directory / "subject", subject)
         _stop_if(asked, subject.name)
 
-    artifact = store.build(recipe, make)
-    _names(store).mkdir(parents=True, exist_ok=True)
-    write_text(_names(store) / f"{subject.name}.json", canonical_json({"key": artifact.key}))
+    _keep_name(store, subject.name, store.build(recipe, make))
     return {
         "subject": subject.name,
         "n_stimuli": len(subject.stimuli),
         "n_voxels": len(subject.responses.voxels),
         "report": list(describe_import(subject)),
     }
+
+
+def import_nsd_into(
+    store: ArtifactStore,
+    *,
+    root: Path,
+    subject: int,
+    space: str = "func1pt8mm",
+    name: str | None = None,
+    size: int = 224,
+    seed: int = 0,
+    on_progress: OnProgress = silent,
+    cancelled: IsCancelled = never,
+) -> dict[str, Any]:
+    """Import a subject of a local copy of the Natural Scenes Dataset and keep it under its name; returns a report.
+
+    Responses and images are written where they stay, a part at a time; `size` is the side that images are kept at. Raises
+    SubjectError for whatever is missing or cannot be shown to be aligned, and Cancelled; then nothing is kept.
+    """
+    name = name or f"nsd-subj{subject:02d}-{space}"
+    check_subject_name(name)
+    plan = plan_import(open_tree(root, subject, space), seed)
+    settings = {"name": name, "nsd": fingerprint_of(plan), "size": size, "seed": seed, "space": space, "subject": subject}
+    recipe = Recipe("subject", settings, (), code_version("subjects/nsd", "subjects/store.py"))
+
+    def make(directory: Path) -> None:
+        (directory / "subject").mkdir()
+        made = build_nsd(
+            plan,
+            directory / "subject",
+            name=name,
+            size=size,
+            measure_ratio=ncsnr_from_repeats,
+            make_ceiling=noise_ceiling_from_ncsnr,
+            on_progress=on_progress,
+            cancelled=cancelled,
+        )
+        save_subject(directory / "subject", made)
+
+    artifact = store.build(recipe, make)
+    _keep_name(store, name, artifact)
+    kept = subject_of(artifact)
+    return {
+        "subject": name,
+        "n_stimuli": len(kept.stimuli),
+        "n_voxels": len(kept.responses.voxels),
+        "report": list(kept.provenance["import"]["report"]),
+    }
+
+
+def _keep_name(store: ArtifactStore, name: str, artifact: Artifact) -> None:
+    _names(store).mkdir(parents=True, exist_ok=True)
+    write_text(_names(store) / f"{name}.json", canonical_json({"key": artifact.key}))
 
 
 def _stop_if(cancelled: IsCancelled, name: str) -> None:
