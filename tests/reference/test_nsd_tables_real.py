@@ -21,7 +21,9 @@ SETS = {
     "floc-places": ("OPA", "PPA"),
     "floc-words": ("OWFA", "VWFA-1", "VWFA-2"),
 }
-pytestmark = pytest.mark.skipif(not TABLES.is_dir(), reason="the tables of real voxels are not on this machine (shared/real beside the checkout)")
+pytestmark = pytest.mark.skipif(
+    not TABLES.is_dir(), reason="the tables of real voxels are not on this machine (shared/real beside the checkout)"
+)
 
 
 @pytest.fixture(scope="module")
