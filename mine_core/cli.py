@@ -118,17 +118,17 @@ def add_import(commands: Any) -> None:
     purpose = "make a subject of your own images and responses, or of a local copy of a published dataset"
     command = commands.add_parser("import", help=purpose, description=purpose)
     command.add_argument(
-        "layout", nargs="?", choices=("custom", "nsd"), default="custom", help="how files are laid out (default: custom)"
+        "layout", nargs="?", choices=("custom", "nsd", "algonauts"), default="custom", help="how files are laid out (default: custom)"
     )
-    command.add_argument("--name", help="what to call the subject (nsd: a name is made)")
-    command.add_argument("--root", type=Path, help="nsd: folder that holds nsddata, nsddata_betas and nsddata_stimuli")
-    command.add_argument("--subject", type=int, default=1, help="nsd: which of the eight (default: 1)")
+    command.add_argument("--name", help="what to call the subject (of a dataset, a name is made)")
+    command.add_argument("--root", type=Path, help="nsd: folder of nsddata, nsddata_betas, nsddata_stimuli; algonauts: of subj01 ...")
+    command.add_argument("--subject", type=int, default=1, help="of a dataset: which of its eight (default: 1)")
     command.add_argument("--space", choices=("func1pt8mm", "fsaverage"), default="func1pt8mm", help="nsd: default func1pt8mm")
     command.add_argument("--images", type=Path, help="folder, zip, npy or HDF5 of images")
     command.add_argument("--responses", type=Path, help="npy, HDF5 or CSV of responses")
     command.add_argument("--response-axes", metavar="AXES", help="e.g. voxel,stimulus or stimulus,voxel,repeat")
     command.add_argument(
-        "--size", type=int, help="crop to a square and resize to this many pixels (default: refuse if needed; nsd: 224)"
+        "--size", type=int, help="crop to a square and resize to this many pixels (default: refuse if needed; of a dataset: 224)"
     )
     command.add_argument("--stimulus-ids", type=Path, metavar="PATH", help="text, one file name a line, in the order of the responses")
     command.add_argument("--image-order", choices=("text", "number"), help="how file names are sorted where nothing has ids")
@@ -193,21 +193,15 @@ def run_fit(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
 
 def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Make a subject of files and keep it in the store."""
-    from mine_core.instrument.subjects import import_into, import_nsd_into
+    from mine_core.instrument.subjects import import_algonauts_into, import_into, import_nsd_into
 
     store = ArtifactStore(cache_directory())
-    if options.layout == "nsd":
+    if options.layout != "custom":
         _require(options, "root")
-        given = {"size": options.size} if options.size else {}
-        return import_nsd_into(
-            store,
-            root=options.root,
-            subject=options.subject,
-            space=options.space,
-            name=options.name,
-            seed=options.seed,
-            on_progress=bar,
-            **given,
+        given = {"root": options.root, "subject": options.subject, "name": options.name, "seed": options.seed, "on_progress": bar}
+        given |= {"size": options.size} if options.size else {}
+        return (
+            import_nsd_into(store, space=options.space, **given) if options.layout == "nsd" else import_algonauts_into(store, **given)
         )
     _require(options, "name", "images", "responses", "response_axes")
     as_given = ["name", "images", "responses", "stimulus_ids", "image_order", "splits", "size", "seed", "regions", "noise_ceiling"]
