@@ -92,17 +92,28 @@ def _phantom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stag
 
 def _custom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     found = custom_artifact(config.subject, store)
+    settings = found.manifest["config"]
+    if settings.get("space") == "func1pt8mm":
+        code = code_version("cortex/slices.py", "instrument/layouts.py")
+        return [Stage("cortex", Recipe("slices", {}, (found.key,), code), 5, "Laying out slices", _maker("slices", found, "layouts"))]
+    if settings.get("space") == "fsaverage":
+        code = code_version("cortex/fsaverage.py", "instrument/layouts.py")
+        recipe = Recipe("surface", {}, (found.key,), code)
+        return [Stage("cortex", recipe, 5, "Laying the average surface flat", _maker("surface", found, "layouts"))]
     layout = Recipe("layout", {}, (found.key,), code_version("cortex/layout.py", "instrument/makers.py"))
     return [Stage("cortex", layout, 5, "Laying out units by similarity", _maker("layout", found))]
 
 
-def _maker(name: str, given: Any) -> Make:
+def _maker(name: str, given: Any, where: Literal["makers", "layouts"] = "makers") -> Make:
     """Find a maker when it is needed: opening what is in the store must not wait for the libraries that make it."""
 
     def make(directory: Path, made: Made, on_progress: OnProgress, cancelled: IsCancelled) -> dict[str, Any] | None:
-        from mine_core.instrument import makers
+        from importlib import import_module
 
-        return getattr(makers, name)(given)(makers.Work(directory, made, on_progress, cancelled))
+        from mine_core.instrument.makers import Work
+
+        maker = getattr(import_module(f"mine_core.instrument.{where}"), name)
+        return maker(given)(Work(directory, made, on_progress, cancelled))
 
     return make
 

@@ -118,6 +118,7 @@ def import_algonauts_into(
     check_subject_name(name)
     plan = algonauts.plan_algonauts(root, subject)
     settings = {"name": name, "algonauts": algonauts.fingerprint_of(plan), "size": size, "seed": seed, "subject": subject}
+    settings |= {"space": "fsaverage"}
 
     def build(directory: Path) -> Subject:
         return algonauts.build_algonauts(plan, directory, name=name, size=size, seed=seed, on_progress=on_progress, cancelled=cancelled)

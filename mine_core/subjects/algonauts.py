@@ -259,7 +259,7 @@ def build_algonauts(
         f"Split by image with seed {seed}: {sizes}. The challenge's own test images have no published responses.",
         f"Regions: {listed(plan.regions, 20) or 'none'}.{without}",
         "Noise ceiling: not published with this dataset; accuracy is not normalised.",
-        "No cortex is drawn: vertices are laid out by similarity.",
+        "Shown on the average surface laid flat: the vertices of fsaverage5; the others are reached by number and region.",
     ]
     return Subject(
         name=name,

@@ -21,6 +21,7 @@ from mine_core.types import IsCancelled, OnProgress, Responses, Splits, Stimulus
 
 SAMPLES, SAMPLE_BYTES = 16, 2**16
 VALIDATION_SHARE = 0.1
+FLAT = "Shown on the average surface laid flat: the vertices of fsaverage5; the others are reached by number and region."
 
 MeasureRatio = Callable[[Float[np.ndarray, "repeat stimulus voxel"]], Float[np.ndarray, " voxel"]]
 MakeCeiling = Callable[[Float[np.ndarray, " voxel"], Int[np.ndarray, " test"]], Float[np.ndarray, " voxel"]]
@@ -144,7 +145,7 @@ def _report(plan: Plan, recorded: Recorded, own: float, rival: float) -> list[st
         "any other orientation.",
         f"Split by the shared images: {sizes}.",
         f"Regions: {listed(plan.regions, 20) or 'none'}.{f' Sets that are not there: {listed(missing, 6)}.' if missing else ''}",
-        "No cortex is drawn: voxels are laid out by similarity.",
+        "Shown as slices of the volume." if tree.space == "func1pt8mm" else FLAT,
     ]
     if recorded.n_flat:
         lines.append(f"{recorded.n_flat:,} times a voxel did not vary within a session; its responses of that session are 0.")
