@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import UInt8
 
-from mine_core.attribution.base import Averages, as_seen
+from mine_core.attribution.base import Averages
+from mine_core.attribution.seeing import as_seen
 from mine_core.attribution.traced import trace_images
 from mine_core.backbones.base import Backbone, image_batches
 from mine_core.errors import BackboneError

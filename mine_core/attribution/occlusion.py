@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from mine_core.attribution.base import Scene, Setting, as_seen, checked_backbone, predict_parts
+from mine_core.attribution.base import Scene, Setting, checked_backbone, predict_parts
+from mine_core.attribution.seeing import as_seen
 from mine_core.backbones.base import Backbone, Embedding, image_batches
 from mine_core.errors import BackboneError, Cancelled
 from mine_core.types import EncodingModel, IsCancelled, PatchAttribution

@@ -9,10 +9,11 @@ from attribution_case import N_VOXELS, SIDE, query_encoder, read_out, scene_of, 
 from captum.attr import IntegratedGradients, Occlusion
 
 from mine_core.attribution import integrated_gradients, occlusion
-from mine_core.attribution.base import METHOD_NAMES, METHODS, Setting, as_seen, attribute_image
+from mine_core.attribution.base import METHOD_NAMES, METHODS, Setting, attribute_image
 from mine_core.attribution.gradient_attention import attention_relevance
 from mine_core.attribution.occlusion import occlusion_change, without_each_patch
 from mine_core.attribution.rollout import roll_out
+from mine_core.attribution.seeing import as_seen
 from mine_core.attribution.traced import COPIES, coarse_values, fine_values, trace_images, traced_values
 from mine_core.backbones.tracing import image_tower, trace
 from mine_core.errors import AlignmentError, BackboneError, Cancelled, EncodingError

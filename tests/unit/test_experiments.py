@@ -11,7 +11,7 @@ import pytest
 
 from mine_core.errors import MineError, SubjectError
 from mine_core.experiments import EXPERIMENTS, encoding_accuracy, experiment, explain_speed, planted, removal_effect
-from mine_core.experiments.attribution_accuracy import mass_on, points_at
+from mine_core.experiments.attribution_pointing import mass_on, points_at
 from mine_core.types import Responses, Splits, VoxelIndex
 
 
