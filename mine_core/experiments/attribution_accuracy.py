@@ -1,6 +1,7 @@
 """Does the heatmap point at what really drives the voxel, and does the model agree when patches are taken away?"""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ DEFAULT: MethodName = "traced"
 REPLACEMENTS: tuple[ReplacementName, ...] = ("mean", "blur", "inpainting")
 STORED: tuple[MethodName, ...] = ("traced", "decomposition")
 SLOW: tuple[MethodName, ...] = ("integrated_gradients", "gradient_attention")
-N_POOL, N_REGION, N_SLOW, N_TOKEN, N_SHUFFLED, N_COMPLETENESS = 40, 8, 120, 40, 16, 20
-N_TOKEN_SLOW, N_TOKEN_IMAGES = 4, 30
+N_POOL, N_REGION, N_SLOW, N_TOKEN, N_SHUFFLED, N_COMPLETENESS = 24, 6, 80, 40, 12, 20
+N_TOKEN_SLOW, N_TOKEN_IMAGES = 3, 24
 
 
 def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
@@ -51,9 +52,9 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     Pointing game: pairs of a category voxel (noise ceiling at least 0.1) and a held-out image in which an object that drives it
     is visible; a hit is a heatmap whose highest pixel, after cubic interpolation to the image, lies on such an object (Zhang et
     al. 2018, 10.1007/s11263-017-1059-x). Chance is the mean share of the image that those objects cover. The methods that
-    need the backbone are scored on the pairs of 40 images, and the default beside them on the same pairs.
+    need the backbone are scored on the pairs of 24 images, and the default beside them on the same pairs.
 
-    Curves: at most 8 reliable voxels a region, each with one of the 40 images that it is predicted to answer by at least 1 SD more
+    Curves: at most 6 reliable voxels a region, each with one of the 24 images that it is predicted to answer by at least 1 SD more
     than the average image. All intervals resample images (those of sufficiency resample voxels).
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
@@ -67,7 +68,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     default = _default(maps)
     if default == "traced":
         maps.trace(instrument.subject.splits.test)
-    scored = score_pairs(pairs, lambda stimulus, voxel: maps.of(default, stimulus, voxel))
+    scored = score_pairs(pairs, partial(maps.of, default))
     by_pair = {(pair.stimulus, pair.voxel): pair.stranger for pair in pairs}
     alien = score_pairs(pairs, lambda stimulus, voxel: maps.of(default, stimulus, by_pair[stimulus, voxel]))
     return {
@@ -105,7 +106,8 @@ def _encoder(
     }
     sample = sample_pairs(maps, pool, members, N_REGION, rng)
     near = [pair for pair in pairs if pair.stimulus in set(pool.tolist()) and instrument.reliable[pair.voxel]]
-    curves, shuffled = Curves(maps, rng), forgetful(maps, instrument)
+    curves = Curves(maps, rng)
+    shuffled = forgetful(maps, instrument) if maps.setting.averages().traced is not None else None
     entries: dict[str, Any] = {}
     for number, name in enumerate(able):
         on_progress(number, len(able), f"{encoder.kind}: {METHODS[name].title.lower()}")
@@ -115,7 +117,8 @@ def _encoder(
         entry |= {"tokens": token_entry(maps, name, voxels, stimuli, rng)}
         entry["necessity"], entry["sufficiency"] = entry["tokens"]["necessity"], entry["tokens"]["sufficiency"]
         entry["occlusion_agreement"] = agreement(maps, name, sample)
-        entry["randomised_weights_similarity"] = similarity(maps, shuffled, name, sample[:: max(1, len(sample) // N_SHUFFLED)])
+        few = sample[:: max(1, len(sample) // N_SHUFFLED)]
+        entry["randomised_weights_similarity"] = None if shuffled is None else similarity(maps, shuffled, name, few)
         entries[name] = entry
     return {"default": best, "n_images": len(pool), "methods": entries}
 
@@ -152,7 +155,7 @@ def _areas(
 
 def _pointing(maps: Maps, name: MethodName, best: MethodName, pairs: Sequence[Planted], rng: np.random.Generator) -> dict[str, Any]:
     """Pointing game of a method, and how much the default does better on the same pairs with small objects."""
-    scored, default = (score_pairs(pairs, lambda s, v, n=method: maps.of(n, s, v)) for method in (name, best))
+    scored, default = (score_pairs(pairs, partial(maps.of, method)) for method in (name, best))
     entry = pointing_entry(pairs, scored, maps.instrument.reliable, rng)
     small = scored.area < 0.2
     stimuli = np.array([pair.stimulus for pair in pairs])

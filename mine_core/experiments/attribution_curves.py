@@ -93,7 +93,7 @@ def area_entry(areas: Sequence[Areas], stimuli: Sequence[int], rng: np.random.Ge
     deletion, insertion, random = np.array(areas, np.float64).T
     groups = np.asarray(stimuli)
     return {
-        "n_pairs": len(areas),
+        "n_curves": len(areas),
         "insertion_auc": float(insertion.mean()),
         "deletion_auc": float(deletion.mean()),
         "random_insertion_auc": float(random.mean()),

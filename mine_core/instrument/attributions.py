@@ -150,7 +150,7 @@ def _trace_all(
         if on_progress is not None:
             on_progress(min(batch.stop, len(images)), len(images), "tracing stimuli")
     parts.flush()
-    np.save(directory / "mean.npy", averages.traced)
+    np.save(directory / "mean.npy", np.asarray(averages.traced))
     return {"n_stimuli": len(images)}
 
 
