@@ -42,8 +42,8 @@ DEFAULT: MethodName = "traced"
 REPLACEMENTS: tuple[ReplacementName, ...] = ("mean", "blur", "inpainting")
 STORED: tuple[MethodName, ...] = ("traced", "decomposition")
 SLOW: tuple[MethodName, ...] = ("integrated_gradients", "gradient_attention")
-N_POOL, N_REGION, N_SLOW, N_TOKEN, N_SHUFFLED, N_COMPLETENESS = 24, 6, 80, 40, 12, 20
-N_TOKEN_SLOW, N_TOKEN_IMAGES = 3, 24
+N_POOL, N_REGION, N_SLOW, N_TOKEN, N_SHUFFLED, N_COMPLETENESS = 32, 6, 80, 40, 12, 20
+N_REGION_DEFAULT, N_TOKEN_SLOW, N_TOKEN_IMAGES = 20, 3, 24
 
 
 def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
@@ -52,10 +52,10 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     Pointing game: pairs of a category voxel (noise ceiling at least 0.1) and a held-out image in which an object that drives it
     is visible; a hit is a heatmap whose highest pixel, after cubic interpolation to the image, lies on such an object (Zhang et
     al. 2018, 10.1007/s11263-017-1059-x). Chance is the mean share of the image that those objects cover. The methods that
-    need the backbone are scored on the pairs of 24 images, and the default beside them on the same pairs.
+    need the backbone are scored on the pairs of 32 images, and the default beside them on the same pairs.
 
-    Curves: at most 6 reliable voxels a region, each with one of the 24 images that it is predicted to answer by at least 1 SD more
-    than the average image. All intervals resample images (those of sufficiency resample voxels).
+    Curves: at most 6 reliable voxels a region (20 for the default), each with one of the 32 images that it is predicted to answer
+    by at least 1 SD more than the average image. All intervals resample images (those of sufficiency resample voxels).
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
     truth, rng = truth_of(instrument), np.random.default_rng(5)
@@ -104,7 +104,8 @@ def _encoder(
     members = {
         name: np.flatnonzero(inside & instrument.reliable) for name, inside in zip(regions.regions, regions.membership, strict=True)
     }
-    sample = sample_pairs(maps, pool, members, N_REGION, rng)
+    wide = sample_pairs(maps, pool, members, N_REGION_DEFAULT, rng)
+    sample = [pair for region in members for pair in [pair for pair in wide if pair.region == region][:N_REGION]]
     near = [pair for pair in pairs if pair.stimulus in set(pool.tolist()) and instrument.reliable[pair.voxel]]
     curves = Curves(maps, rng)
     shuffled = forgetful(maps, instrument) if maps.setting.averages().traced is not None else None
@@ -112,6 +113,8 @@ def _encoder(
     for number, name in enumerate(able):
         on_progress(number, len(able), f"{encoder.kind}: {METHODS[name].title.lower()}")
         entry = _areas(curves, name, sample, REPLACEMENTS if name == best else ("mean",), rng)
+        if name == best:
+            entry["by_region"] = _by_region(curves, name, wide, rng)
         entry |= _pointing(maps, name, best, near[:: max(1, len(near) // N_SLOW)] if name in SLOW else near, rng)
         voxels, stimuli = _token_sample(instrument, name, pool)
         entry |= {"tokens": token_entry(maps, name, voxels, stimuli, rng)}
@@ -135,22 +138,26 @@ def _refuses(maps: Maps, name: MethodName, pool: np.ndarray) -> bool:
 def _areas(
     curves: Curves, name: MethodName, sample: Sequence[Pair], replacements: Sequence[ReplacementName], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Areas with the average image as replacement, and where asked for by region and by replacement."""
+    """Areas with the average image as replacement, and under `by_replacement` with the others."""
     entry: dict[str, Any] = {}
     for replacement in replacements:
         kept = [(pair, areas) for pair in sample if (areas := curves.areas(name, pair, replacement)) is not None]
         found = area_entry([areas for _, areas in kept], [pair.stimulus for pair, _ in kept], rng)
-        if replacement != "mean":
+        if replacement == "mean":
+            entry = found | {"replacement": "mean", "by_replacement": {}}
+        else:
             entry["by_replacement"][replacement] = found
-            continue
-        entry = found | {"replacement": "mean", "by_replacement": {}}
-        if len(replacements) > 1:
-            entry["by_region"] = {
-                region: area_entry([areas for _, areas in chosen], [pair.stimulus for pair, _ in chosen], rng)
-                for region in dict.fromkeys(pair.region for pair, _ in kept)
-                if (chosen := [item for item in kept if item[0].region == region])
-            }
     return entry
+
+
+def _by_region(curves: Curves, name: MethodName, pairs: Sequence[Pair], rng: np.random.Generator) -> dict[str, Any]:
+    """Areas of each region's pairs with the average image as replacement."""
+    kept = [(pair, areas) for pair in pairs if (areas := curves.areas(name, pair, "mean")) is not None]
+    regions = {region: [item for item in kept if item[0].region == region] for region in dict.fromkeys(pair.region for pair, _ in kept)}
+    return {
+        region: area_entry([areas for _, areas in chosen], [pair.stimulus for pair, _ in chosen], rng)
+        for region, chosen in regions.items()
+    }
 
 
 def _pointing(maps: Maps, name: MethodName, best: MethodName, pairs: Sequence[Planted], rng: np.random.Generator) -> dict[str, Any]:
