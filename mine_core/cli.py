@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
     add(evaluate, "learning", "accuracy against the number of training images", run_evaluation("learning"))
-    add(evaluate, "attribution", "pointing game against chance, completeness", run_evaluation("attribution"))
+    add(evaluate, "attribution", "every method: pointing game, insertion and deletion, tokens", run_evaluation("attribution"))
     add(
         evaluate,
         "removal",
@@ -90,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
         run_evaluation("removal"),
     )
     benchmark = add_group(commands, "benchmark", "measure how fast a part of the instrument is")
-    add(benchmark, "explain", "one voxel's images, heatmaps and words, beside integrated gradients", run_evaluation("explain"))
+    explain = add(benchmark, "explain", "one voxel's images, heatmaps and words, beside integrated gradients", run_explain_speed)
+    explain.add_argument("--synthetic", action="store_true", help="a made-up subject of 20,000 voxels and 10,000 images instead")
+    add_attribution_speed(benchmark)
     add(benchmark, "start", "seconds to a usable page, cold and warm, and peak memory", run_evaluation("start"))
     add_encoding_speed(benchmark)
     return top
@@ -157,6 +159,16 @@ def add_encoding_speed(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="which made-up recording, 0 to 89 (default: 0)")
     command.add_argument("--json", metavar="PATH", help="write the result there, as JSON")
     command.set_defaults(run=run_encoding_speed)
+
+
+def add_attribution_speed(commands: Any) -> None:
+    """Add the command that times every method of attribution."""
+    purpose = "one heatmap of every method at the size of a public model, beside captum's"
+    command = commands.add_parser("attribution", help=purpose, description=purpose)
+    command.add_argument("--architecture", default="ViT-B-16", help="of open_clip, with random weights (default: ViT-B-16)")
+    command.add_argument("--seed", type=int, default=0, help="of the weights and images, 0 to 89 (default: 0)")
+    command.add_argument("--json", metavar="PATH", help="write the result there, as JSON")
+    command.set_defaults(run=run_attribution_speed)
 
 
 def settings(options: argparse.Namespace) -> InstrumentConfig:
@@ -229,6 +241,21 @@ def run_encoding_speed(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
         n_voxels=options.voxels,
         against=options.against,
     )
+
+
+def run_explain_speed(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    """Time what a click asks for."""
+    from mine_core.experiments.explain_speed import measure, measure_synthetic
+
+    store = ArtifactStore(cache_directory())
+    return measure_synthetic(store, bar, seed=options.seed) if options.synthetic else measure(settings(options), store, bar)
+
+
+def run_attribution_speed(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    """Time every method of attribution."""
+    from mine_core.experiments.attribution_speed import measure
+
+    return measure(InstrumentConfig(seed=options.seed), ArtifactStore(cache_directory()), bar, architecture=options.architecture)
 
 
 def run_evaluation(name: str) -> Any:

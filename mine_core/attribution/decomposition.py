@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
+from mine_core.attribution.base import Scene, Setting, require_linear
 from mine_core.errors import AlignmentError, BackboneError, EncodingError
 from mine_core.types import EncodingModel, Features, PatchAttribution
 
@@ -107,6 +108,18 @@ def attribute_images(
     read = np.asarray(features.patches[stimuli], np.float32)
     values = read @ weights - np.asarray(mean_patches, np.float32) @ weights
     return values.reshape(len(stimuli), *features.backbone.grid)
+
+
+def attribute_scene(setting: Setting, scene: Scene, voxels: Int[np.ndarray, " chosen"]) -> PatchAttribution:
+    """Split the predictions of voxels for one image over its patches: `attribute` for an image that need be no stimulus.
+
+    Raises
+    ------
+    EncodingError : if the encoder is no linear read-out of the pooled embedding.
+    """
+    model = require_linear(setting)
+    own = Features(scene.pooled[None], scene.patches[None], scene.remainder[None], ("scene",), model.backbone)
+    return attribute(model, own, 0, setting.mean_patches, voxels)
 
 
 def attributed_region(

@@ -18,6 +18,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "start": "start_speed",
     "encoding-speed": "encoding_speed",
     "learning": "learning_curve",
+    "attribution-speed": "attribution_speed",
 }
 
 

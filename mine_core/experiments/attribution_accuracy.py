@@ -1,96 +1,182 @@
-"""Does the heatmap point at what really drives the voxel?"""
+"""Does the heatmap point at what really drives the voxel, and does the model agree when patches are taken away?"""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import cv2
 import numpy as np
-from jaxtyping import Float, Int
 
 from mine_core.artifacts import ArtifactStore
-from mine_core.attribution.decomposition import attribute, attribute_images
+from mine_core.attribution.base import METHODS, Encoder, MethodName
+from mine_core.attribution.decomposition import attribute
+from mine_core.attribution.faithfulness import ReplacementName
 from mine_core.config import InstrumentConfig
-from mine_core.experiments.planted import driving_mask, truth_of
+from mine_core.errors import BackboneError
+from mine_core.experiments.attribution_curves import (
+    Curves,
+    Pair,
+    agreement,
+    area_entry,
+    difference,
+    forgetful,
+    sample_pairs,
+    similarity,
+    token_entry,
+)
+from mine_core.experiments.attribution_maps import Maps
+from mine_core.experiments.attribution_pointing import (
+    Planted,
+    breakdown,
+    planted_pairs,
+    pointing_entry,
+    pool_of,
+    receptive_field_error,
+    score_pairs,
+)
+from mine_core.experiments.planted import truth_of
 from mine_core.instrument import Instrument, build_instrument
-from mine_core.statistics import bootstrap_mean_interval
-from mine_core.subjects.phantom.truth import PlantedTruth
+from mine_core.instrument.encoders import open_encoders
 from mine_core.types import OnProgress
 
-N_VOXELS, MOST_IMAGES, N_COMPLETENESS = 400, 12, 20
-CEILING_FLOOR, SMALL = 0.1, 0.2
+DEFAULT: MethodName = "traced"
+REPLACEMENTS: tuple[ReplacementName, ...] = ("mean", "blur", "inpainting")
+STORED: tuple[MethodName, ...] = ("traced", "decomposition")
+SLOW: tuple[MethodName, ...] = ("integrated_gradients", "gradient_attention")
+N_POOL, N_REGION, N_SLOW, N_TOKEN, N_SHUFFLED, N_COMPLETENESS = 32, 6, 80, 40, 12, 20
+N_REGION_DEFAULT, N_TOKEN_SLOW, N_TOKEN_IMAGES = 20, 3, 24
 
 
 def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
-    """Pointing game over (voxel, held-out image) pairs in which an object that drives the voxel is visible.
+    """Measure every method for every fitted encoder on a fixed sample; the figures at the top are those of ridge's default method.
 
-    A hit is a heatmap whose highest pixel, after cubic interpolation to the image, lies on such an object (Zhang et al.
-    2018, 10.1007/s11263-017-1059-x). Chance is the mean share of the image that those objects cover; the shuffled score
-    points with another voxel's heatmap at the same objects. Voxels are a random draw of category voxels with a noise
-    ceiling of at least 0.1, whether the encoder predicts them or not.
+    Pointing game: pairs of a category voxel (noise ceiling at least 0.1) and a held-out image in which an object that drives it
+    is visible; a hit is a heatmap whose highest pixel, after cubic interpolation to the image, lies on such an object (Zhang et
+    al. 2018, 10.1007/s11263-017-1059-x). Chance is the mean share of the image that those objects cover. The methods that
+    need the backbone are scored on the pairs of 32 images, and the default beside them on the same pairs.
+
+    Curves: at most 6 reliable voxels a region (20 for the default), each with one of the 32 images that it is predicted to answer
+    by at least 1 SD more than the average image. All intervals resample images (those of sufficiency resample voxels).
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
     truth, rng = truth_of(instrument), np.random.default_rng(5)
-    category = truth.of_kind("category")
-    category = category[instrument.score.noise_ceiling[category] >= CEILING_FLOOR]
-    voxels = np.sort(rng.choice(category, min(N_VOXELS, len(category)), replace=False))
-    found = []
-    for number, voxel in enumerate(voxels):
-        on_progress(number, len(voxels), "comparing heatmaps with what was planted")
-        found.append(_pairs(instrument, truth, voxel, rng))
-    pairs = np.concatenate(found)
-    hit, mass, area, reliable, foreign = pairs.T
-    small = area < SMALL
-    sure = reliable > 0
+    pairs = planted_pairs(instrument, truth, rng)
+    pool = pool_of(pairs, N_POOL, rng)
+    results: dict[str, Any] = {}
+    for kind, encoder in open_encoders(instrument, store).items():
+        results[kind] = _encoder(instrument, store, encoder, pairs, pool, on_progress)
+    maps = Maps(instrument, store, instrument.model)
+    default = _default(maps)
+    if default == "traced":
+        maps.trace(instrument.subject.splits.test)
+    scored = score_pairs(pairs, partial(maps.of, default))
+    by_pair = {(pair.stimulus, pair.voxel): pair.stranger for pair in pairs}
+    alien = score_pairs(pairs, lambda stimulus, voxel: maps.of(default, stimulus, by_pair[stimulus, voxel]))
     return {
         "subject": instrument.subject.name,
         "backbone": config.backbone,
         "localisation": instrument.features.backbone.supervision,
-        "n_voxels": len(voxels),
-        "n_pairs": len(pairs),
-        "pointing_game": _mean(hit),
-        "pointing_game_interval": _interval(hit),
-        "chance": _mean(area),
-        "pointing_game_of_another_voxel": _mean(foreign),
-        "mass_in_mask": _mean(mass),
-        "reliable": {"n_pairs": int(sure.sum()), "pointing_game": _mean(hit[sure]), "chance": _mean(area[sure])},
-        "small_objects": {"n_pairs": int(small.sum()), "pointing_game": _mean(hit[small]), "chance": _mean(area[small])},
+        "method": default,
+        "n_voxels": len({pair.voxel for pair in pairs}),
+        **pointing_entry(pairs, scored, instrument.reliable, rng),
+        "pointing_game_of_another_voxel": float(alien.hit.mean()),
+        **breakdown(instrument, truth, pairs, scored),
+        "receptive_field_error": receptive_field_error(instrument, truth, rng),
         "completeness_error_max": _completeness(instrument, rng),
+        "encoders": results,
     }
 
 
-def _pairs(instrument: Instrument, truth: PlantedTruth, voxel: int, rng: np.random.Generator) -> Float[np.ndarray, "pair 5"]:
-    """For each pair: hit, share of positive attribution on the object, area of the object, reliability, hit of a stranger."""
-    test = instrument.subject.splits.test
-    found = {int(s): driving_mask(instrument, truth, int(voxel), int(s)) for s in test}
-    masks = {s: mask for s, mask in found.items() if mask is not None and mask.any()}
-    present = np.array(list(masks), dtype=np.int64)
-    if not len(present):
-        return np.empty((0, 5))
-    chosen = np.sort(rng.choice(present, min(MOST_IMAGES, len(present)), replace=False))
-    stranger = int(rng.choice(np.flatnonzero(instrument.reliable)))
-    own, other = (_heat(instrument, chosen, v) for v in (int(voxel), stranger))
-    sure = float(instrument.reliable[voxel])
-    rows = [
-        (points_at(heat, masks[int(s)]), mass_on(heat, masks[int(s)]), masks[int(s)].mean(), sure, points_at(alien, masks[int(s)]))
-        for s, heat, alien in zip(chosen, own, other, strict=True)
-    ]
-    return np.array(rows, np.float64)
+def _default(maps: Maps) -> MethodName:
+    return DEFAULT if maps.setting.averages().traced is not None else "decomposition"
 
 
-def _heat(instrument: Instrument, stimuli: Int[np.ndarray, " image"], voxel: int) -> Float[np.ndarray, "image row col"]:
-    return attribute_images(instrument.model, instrument.features, stimuli, voxel, instrument.mean_patches)
+def _encoder(
+    instrument: Instrument, store: ArtifactStore, encoder: Encoder, pairs: Sequence[Planted], pool: np.ndarray, on_progress: OnProgress
+) -> dict[str, Any]:
+    """All methods of one encoder on the same sample."""
+    rng = np.random.default_rng(6)
+    maps = Maps(instrument, store, encoder)
+    able = [name for name in METHODS if encoder.kind in METHODS[name].encoders and not _refuses(maps, name, pool)]
+    best: MethodName = _default(maps) if "traced" in able else "integrated_gradients"
+    if "traced" in able:
+        maps.trace(instrument.subject.splits.test)
+    regions = instrument.subject.responses.voxels
+    members = {
+        name: np.flatnonzero(inside & instrument.reliable) for name, inside in zip(regions.regions, regions.membership, strict=True)
+    }
+    wide = sample_pairs(maps, pool, members, N_REGION_DEFAULT, rng)
+    sample = [pair for region in members for pair in [pair for pair in wide if pair.region == region][:N_REGION]]
+    near = [pair for pair in pairs if pair.stimulus in set(pool.tolist()) and instrument.reliable[pair.voxel]]
+    curves = Curves(maps, rng)
+    shuffled = forgetful(maps, instrument) if maps.setting.averages().traced is not None else None
+    entries: dict[str, Any] = {}
+    for number, name in enumerate(able):
+        on_progress(number, len(able), f"{encoder.kind}: {METHODS[name].title.lower()}")
+        entry = _areas(curves, name, sample, REPLACEMENTS if name == best else ("mean",), rng)
+        if name == best:
+            entry["by_region"] = _by_region(curves, name, wide, rng)
+        entry |= _pointing(maps, name, best, near[:: max(1, len(near) // N_SLOW)] if name in SLOW else near, rng)
+        voxels, stimuli = _token_sample(instrument, name, pool)
+        entry |= {"tokens": token_entry(maps, name, voxels, stimuli, rng)}
+        entry["necessity"], entry["sufficiency"] = entry["tokens"]["necessity"], entry["tokens"]["sufficiency"]
+        entry["occlusion_agreement"] = agreement(maps, name, sample)
+        few = sample[:: max(1, len(sample) // N_SHUFFLED)]
+        entry["randomised_weights_similarity"] = None if shuffled is None else similarity(maps, shuffled, name, few)
+        entries[name] = entry
+    return {"default": best, "n_images": len(pool), "methods": entries}
 
 
-def points_at(values: Float[np.ndarray, "row col"], mask: np.ndarray) -> bool:
-    """Whether the highest pixel of the interpolated heatmap lies in the mask."""
-    smooth = cv2.resize(values.astype(np.float32), mask.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    return bool(mask[np.unravel_index(np.argmax(smooth), smooth.shape)])
+def _refuses(maps: Maps, name: MethodName, pool: np.ndarray) -> bool:
+    """Whether a method does not hold for this backbone."""
+    try:
+        maps.of(name, int(pool[0]), 0)
+    except BackboneError:
+        return True
+    return False
 
 
-def mass_on(values: Float[np.ndarray, "row col"], mask: np.ndarray) -> float:
-    """Share of the positive attribution that falls in the mask, each patch counted by how much of it the mask covers."""
-    covered = cv2.resize(mask.astype(np.float32), values.shape[::-1], interpolation=cv2.INTER_AREA)
-    positive = np.maximum(values, 0)
-    return float((positive * covered).sum() / max(positive.sum(), 1e-12))
+def _areas(
+    curves: Curves, name: MethodName, sample: Sequence[Pair], replacements: Sequence[ReplacementName], rng: np.random.Generator
+) -> dict[str, Any]:
+    """Areas with the average image as replacement, and under `by_replacement` with the others."""
+    entry: dict[str, Any] = {}
+    for replacement in replacements:
+        kept = [(pair, areas) for pair in sample if (areas := curves.areas(name, pair, replacement)) is not None]
+        found = area_entry([areas for _, areas in kept], [pair.stimulus for pair, _ in kept], rng)
+        if replacement == "mean":
+            entry = found | {"replacement": "mean", "by_replacement": {}}
+        else:
+            entry["by_replacement"][replacement] = found
+    return entry
+
+
+def _by_region(curves: Curves, name: MethodName, pairs: Sequence[Pair], rng: np.random.Generator) -> dict[str, Any]:
+    """Areas of each region's pairs with the average image as replacement."""
+    kept = [(pair, areas) for pair in pairs if (areas := curves.areas(name, pair, "mean")) is not None]
+    regions = {region: [item for item in kept if item[0].region == region] for region in dict.fromkeys(pair.region for pair, _ in kept)}
+    return {
+        region: area_entry([areas for _, areas in chosen], [pair.stimulus for pair, _ in chosen], rng)
+        for region, chosen in regions.items()
+    }
+
+
+def _pointing(maps: Maps, name: MethodName, best: MethodName, pairs: Sequence[Planted], rng: np.random.Generator) -> dict[str, Any]:
+    """Pointing game of a method, and how much the default does better on the same pairs with small objects."""
+    scored, default = (score_pairs(pairs, partial(maps.of, method)) for method in (name, best))
+    entry = pointing_entry(pairs, scored, maps.instrument.reliable, rng)
+    small = scored.area < 0.2
+    stimuli = np.array([pair.stimulus for pair in pairs])
+    if small.any() and name != best:
+        entry["default_above_this"] = difference((default.hit - scored.hit)[small], stimuli[small], rng)
+    return entry
+
+
+def _token_sample(instrument: Instrument, name: MethodName, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and stimuli of the token test: all test stimuli for what is stored, fewer the slower a method is."""
+    voxels = np.random.default_rng(8).permutation(np.flatnonzero(instrument.reliable))
+    if name in SLOW:
+        return voxels[:N_TOKEN_SLOW], pool[:N_TOKEN_IMAGES]
+    return voxels[:N_TOKEN], instrument.subject.splits.test if name in STORED else pool
 
 
 def _completeness(instrument: Instrument, rng: np.random.Generator) -> float:
@@ -98,14 +184,3 @@ def _completeness(instrument: Instrument, rng: np.random.Generator) -> float:
     stimuli = rng.choice(len(instrument.subject.stimuli), N_COMPLETENESS, replace=False)
     found = [attribute(instrument.model, instrument.features, int(s), instrument.mean_patches).completeness_error for s in stimuli]
     return max(error for error in found if error is not None)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(np.mean(values)) if len(values) else None
-
-
-def _interval(values: np.ndarray) -> list[float] | None:
-    if not len(values):
-        return None
-    low, high = bootstrap_mean_interval(values.astype(np.float64), rng=np.random.default_rng(12))
-    return [float(low), float(high)]

@@ -12,13 +12,15 @@ from jaxtyping import Float
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
 from mine_core.config import InstrumentConfig
+from mine_core.encoding.query_attention import QueryAttentionEncoder, load_query_attention
 from mine_core.errors import ConfigError, EncodingError
 from mine_core.features import load_features
+from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.persist import load_encoding, load_score
 from mine_core.instrument.second import second_backbone
 from mine_core.instrument.stages import SCORING_CODE, Run, Stage, encoding_stages
 from mine_core.instrument.subjects import PHANTOM, custom_artifact, subject_of
-from mine_core.types import EncodingScore, IsCancelled, OnProgress, Provenance
+from mine_core.types import EncodingModel, EncodingScore, IsCancelled, OnProgress, Provenance
 
 EncoderKind = Literal["ridge", "query_attention", "banded"]
 KINDS: tuple[EncoderKind, ...] = get_args(EncoderKind)
@@ -74,6 +76,15 @@ def fitted_encoders(config: InstrumentConfig, store: ArtifactStore) -> dict[Enco
         present = {name: artifact for name, artifact in artifacts.items() if artifact is not None}
         if len(present) == len(stages):
             found[kind] = _open(kind, _given(config, store) | present)
+    return found
+
+
+def open_encoders(instrument: Instrument, store: ArtifactStore) -> dict[EncoderKind, EncodingModel | QueryAttentionEncoder]:
+    """Encoders of this instrument that can be explained: ridge, and query attention where it was fitted."""
+    found: dict[EncoderKind, EncodingModel | QueryAttentionEncoder] = {"ridge": instrument.model}
+    made = store.find(encoder_stages(instrument.config, store, "query_attention")[-1].recipe)
+    if made is not None:
+        found["query_attention"] = load_query_attention(made.path, instrument.subject.responses.voxels)
     return found
 
 

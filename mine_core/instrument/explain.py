@@ -3,6 +3,7 @@
 Everything is a product of stored arrays: no backbone is run and no gradient is taken.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +11,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mine_core.attribution.decomposition import attribute_images
+from mine_core.attribution.traced import coarse_values
 from mine_core.description.decoding import attributed_words
 from mine_core.errors import SubjectError
 from mine_core.instrument.instrument import Instrument
 
 Order = Literal["top", "middle", "bottom"]
+HeatOf = Callable[[Int[np.ndarray, " image"]], Float[np.ndarray, "image row col"]]
+"""Patch values of stimuli for the voxel at hand, in the units of the responses, on the backbone's grid or one twice as fine."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +50,28 @@ def ranked_images(instrument: Instrument, voxel: int, order: Order, n: int) -> I
     return ranked[start : start + n]
 
 
-def explain_voxel(instrument: Instrument, voxel: int, *, order: Order = "top", n: int = 12) -> tuple[ImageExplanation, ...]:
-    """Explain the `n` images at one end of a voxel's predicted response.
+def explain_voxel(
+    instrument: Instrument, voxel: int, *, order: Order = "top", n: int = 12, heat: HeatOf | None = None
+) -> tuple[ImageExplanation, ...]:
+    """Explain the `n` images at one end of a voxel's predicted response, by `heat` or else by the exact decomposition.
 
     Raises SubjectError if there is no such voxel. Shows what drives the *model's prediction*, which is not a measurement.
     """
-    return explain_images(instrument, voxel, ranked_images(instrument, voxel, order, n))
+    return explain_images(instrument, voxel, ranked_images(instrument, voxel, order, n), heat)
 
 
-def explain_images(instrument: Instrument, voxel: int, stimuli: Int[np.ndarray, " image"]) -> tuple[ImageExplanation, ...]:
-    """Explain given images for one voxel."""
+def explain_images(
+    instrument: Instrument, voxel: int, stimuli: Int[np.ndarray, " image"], heat: HeatOf | None = None
+) -> tuple[ImageExplanation, ...]:
+    """Explain given images for one voxel; words are those of the patches that `heat` names."""
     require_voxel(instrument, voxel)
     model, sd = instrument.model, float(instrument.model.prediction_sd[voxel]) or 1.0
-    values = attribute_images(model, instrument.features, stimuli, voxel, instrument.mean_patches) / sd
-    words = attributed_words(instrument.features, instrument.mean_patches, stimuli, values, instrument.vocabulary)
+    if heat is None:
+        values = attribute_images(model, instrument.features, stimuli, voxel, instrument.mean_patches) / sd
+    else:
+        values = heat(stimuli) / sd
+    coarse = values if values.shape[1:] == instrument.features.backbone.grid else coarse_values(values)
+    words = attributed_words(instrument.features, instrument.mean_patches, stimuli, coarse, instrument.vocabulary)
     predicted = instrument.predicted(voxel)[stimuli]
     measured = instrument.measured(voxel)[stimuli]
     return tuple(

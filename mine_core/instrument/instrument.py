@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -67,8 +68,12 @@ class Instrument:
 
     def mean_prediction(self, voxel: int) -> float:
         """Mean predicted response over training stimuli, in SD of the voxel's predictions."""
-        mean = self.features.pooled[self.subject.splits.train].mean(axis=0)
-        return float(mean @ self.model.coef[:, voxel] + self.model.intercept[voxel]) / self.sd(voxel)
+        return float(self.mean_pooled @ self.model.coef[:, voxel] + self.model.intercept[voxel]) / self.sd(voxel)
+
+    @cached_property
+    def mean_pooled(self) -> Float[np.ndarray, " feature"]:
+        """Mean embedding over training stimuli: read once, for every click asks for it."""
+        return np.asarray(self.features.pooled[self.subject.splits.train].mean(axis=0))
 
     def measured(self, voxel: int) -> Float[np.ndarray, " stimulus"]:
         """Measured response to every stimulus, z-scored over stimuli; constant voxels give zeros."""

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from mine_core.attribution.base import MethodName
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
 from mine_core.errors import MineError
 from mine_core.figures import data_url, heat_gradient, heat_rgba
@@ -11,7 +12,7 @@ from mine_core.instrument import Instrument
 from mine_core.instrument.explain import ImageExplanation, Order, explain_voxel
 from mine_core.instrument.photograph import Photograph, open_photograph
 from mine_core.profiles import wordless_text
-from mine_core.ui import maps
+from mine_core.ui import attribution, maps
 from mine_core.ui.components import GalleryItem, flatmap, gallery
 from mine_core.ui.state import MAPS, View, set_view
 from mine_core.ui.words import profile_of, reliability_line
@@ -20,6 +21,8 @@ ORDERS: dict[Order, str] = {"top": "Strongest", "middle": "Middling", "bottom": 
 N_IMAGES, N_WORDS, N_CAVEATS = 12, 6, 2
 # A photograph farther out than this percentage of held-out images is called unlike them.
 UNLIKE = 95.0
+# Methods whose values are weights, not parts of a response.
+UNITLESS: tuple[MethodName, ...] = ("gradient_attention", "rollout")
 
 
 def map_and_click(view: View, instrument: Instrument) -> View:
@@ -139,24 +142,31 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
         default="top",
         key="explore_order",
     )
-    shown = explain_voxel(instrument, view.voxel, order=order or "top", n=N_IMAGES)
+    method, heat = attribution.choose_method(view)
+    shown = explain_voxel(instrument, view.voxel, order=order or "top", n=N_IMAGES, heat=heat)
     limit = max(float(np.abs(item.values).max()) for item in shown) or 1.0
     items = [_item(instrument, item, limit, item.stimulus == view.image) for item in shown]
     acted = gallery(
         items,
         actions={"remove": "Remove what drives it", "insert": "Insert…"},
-        legend=(f"−{limit:.2f} lowers", heat_gradient(), f"raises +{limit:.2f} SD a patch"),
+        legend=_legend(method, limit),
         label=f"{ORDERS[order or 'top']} images of voxel {view.voxel}",
         key="explore_gallery",
     )
     held = sum(item.held_out for item in shown)
     st.caption(
         f"{len(shown)} of {len(instrument.subject.stimuli):,} images, {held} of them held out from fitting. Heatmap: each patch's "
-        "share of the predicted response against the average patch at that place, in SD of the voxel's predictions; the parts add "
-        f"up to the prediction. {caption_source(instrument)}"
+        f"share of the predicted response, counted from the average image. {caption_source(instrument)}"
     )
+    attribution.closer_look(view, instrument, method)
     if acted is not None:
         _act(acted)
+
+
+def _legend(method: MethodName, limit: float) -> tuple[str, str, str]:
+    if method in UNITLESS:
+        return "", heat_gradient(), f"weight up to {limit:.2g}"
+    return f"−{limit:.2f} lowers", heat_gradient(), f"raises +{limit:.2f} SD a patch"
 
 
 def caption_source(instrument: Instrument) -> str:

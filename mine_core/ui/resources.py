@@ -5,6 +5,7 @@ import streamlit as st
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.instrument import Instrument, is_built, open_instrument
+from mine_core.instrument.attributions import Traced, build_traced, find_traced
 from mine_core.instrument.build import build_instrument
 from mine_core.instrument.stages import stages_of
 from mine_core.jobs import Job, Worker
@@ -62,3 +63,38 @@ def build_key(config: InstrumentConfig) -> str:
 
 def _keys(config: InstrumentConfig) -> tuple[str, ...]:
     return tuple(stage.recipe.key for stage in stages_of(config, store()))
+
+
+@st.cache_resource
+def preparer() -> Worker:
+    """Return the thread that prepares what makes pages better but is not waited for, so that it delays no edit."""
+    return Worker()
+
+
+@st.cache_resource(max_entries=3)
+def _traced(config: InstrumentConfig, keys: tuple[str, ...]) -> Traced | None:  # noqa: ARG001
+    return find_traced(instrument(config), store())
+
+
+def traced(config: InstrumentConfig) -> Traced | Job | None:
+    """Traced parts of an instrument's stimuli, or the job that prepares them in the background; None where they cannot be had.
+
+    A job that was stopped is not started again by itself.
+    """
+    keys = _keys(config)
+    found = _traced(config, keys)
+    if found is not None:
+        return found
+    key = f"traced {keys[-1]}"
+    job = preparer().find(key)
+    if job is None:
+        seen = instrument(config)
+        return preparer().submit(
+            key,
+            "Preparing sharper heatmaps",
+            lambda on_progress, cancelled: build_traced(seen, store(), on_progress=on_progress, cancelled=cancelled),
+        )
+    if job.state == "done":
+        _traced.clear()
+        return _traced(config, keys)
+    return job if job.active else None

@@ -3,15 +3,21 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mine_core.errors import MineError, SubjectError
+from mine_core.artifacts import ArtifactStore
+from mine_core.config import InstrumentConfig
+from mine_core.errors import ConfigError, MineError, SubjectError
 from mine_core.experiments import EXPERIMENTS, encoding_accuracy, experiment, explain_speed, planted, removal_effect
-from mine_core.experiments.attribution_accuracy import mass_on, points_at
+from mine_core.experiments.attribution_pointing import mass_on, points_at
+from mine_core.experiments.attribution_speed import random_backbone
+from mine_core.experiments.synthetic_subject import Size, synthetic_subject
+from mine_core.instrument.explain import explain_voxel
 from mine_core.types import Responses, Splits, VoxelIndex
 
 
@@ -213,6 +219,35 @@ def test_the_speed_of_an_answer_is_measured_on_all_voxels_of_a_small_subject(sma
     assert found["n_voxels"] == small.signal.shape[1]
     assert 0 < found["p50_seconds"] <= found["p95_seconds"]
     assert found["ratio"] == pytest.approx(found["integrated_gradients_seconds"] / found["p50_seconds"])
+
+
+def test_a_made_up_subject_is_clicked_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_speed, "N_VOXELS", 5)
+    size = Size(voxels=30, images=600, grid=(2, 3), features=8)
+    found = explain_speed.measure_synthetic(ArtifactStore(tmp_path), quiet, size)
+    assert (found["voxels"], found["images"], found["patches"], found["n_voxels"]) == (30, 600, 6, 5)
+    assert 0 < found["p50_seconds"] <= found["p95_seconds"]
+    assert not list(tmp_path.iterdir())
+    with synthetic_subject(size, tmp_path, np.random.default_rng(0)) as (instrument, traced):
+        top = explain_voxel(instrument, 3, heat=lambda stimuli: traced.values(instrument, stimuli, 3))
+        # a click reads only images whose parts were drawn
+        assert all(item.stimulus < 500 and np.abs(item.values).max() > 0 for item in top)
+
+
+def test_every_method_is_timed_beside_captums_own() -> None:
+    found = experiment("attribution-speed").__wrapped__(
+        InstrumentConfig(), ArtifactStore(Path("nowhere")), quiet, architecture="ViT-S-32-alt"
+    )
+    assert found["patches"] == 49 and found["features"] == 256
+    timed = [*found["stored"].values(), *found["computed"].values(), *found["captum"].values()]
+    assert len(timed) == 8 and all(seconds > 0 for seconds in timed)
+    ratio = found["captum"]["integrated_gradients_16_steps"] / found["stored"]["traced"]
+    assert found["captum_integrated_gradients_over_traced"] == pytest.approx(ratio)
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(ConfigError, match="ViT-Q-1"):
+        random_backbone("ViT-Q-1", 0)
 
 
 def test_a_truth_is_opened_only_where_there_is_one(small: Any) -> None:

@@ -1,0 +1,158 @@
+"""Attribution for an instrument: what methods count from, traced parts of all stimuli, and any method on any stimulus.
+
+Nothing here is part of the build: averages take seconds and are made when a method first needs them; traced parts of all
+stimuli take a minute or two and make the default method as instant as the plain decomposition.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
+from mine_core.attribution.base import Averages, Encoder, MethodName, Scene, Setting, attribute_image
+from mine_core.attribution.traced import COPIES, traced_values
+from mine_core.errors import BackboneError
+from mine_core.instrument.instrument import Instrument, Lazy
+from mine_core.instrument.stages import encoding_stages
+from mine_core.types import IsCancelled, OnProgress, PatchAttribution
+
+CODE = ("attribution/traced.py", "attribution/averages.py", "attribution/seeing.py", "backbones/tracing.py")
+N_AVERAGED, AVERAGES_SEED = 256, 7304
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Traced parts of every stimulus, float16 and memory-mapped, and their average: see `mine_core.attribution.traced`."""
+
+    parts: Float[np.ndarray, "stimulus copy patch feature"]
+    mean: Float[np.ndarray, "copy patch feature"]
+
+    def values(
+        self, instrument: Instrument, stimuli: Int[np.ndarray, " image"], voxel: int
+    ) -> Float[np.ndarray, "image fine_row fine_col"]:
+        """Values of one voxel for several stimuli by one product, in the units of the responses."""
+        return traced_values(instrument.model, self.parts[stimuli], self.mean, voxel)
+
+
+def build_averages(
+    instrument: Instrument,
+    store: ArtifactStore,
+    *,
+    on_progress: OnProgress | None = None,
+    cancelled: IsCancelled | None = None,
+) -> Averages:
+    """Average at most 256 training stimuli, or find it done; raises Cancelled if `cancelled()` became True."""
+
+    def make(directory: Path) -> dict[str, Any]:
+        from mine_core.attribution.averages import make_averages
+
+        train = instrument.subject.splits.train
+        chosen = np.sort(np.random.default_rng(AVERAGES_SEED).permutation(train)[:N_AVERAGED])
+        images = np.asarray(instrument.subject.stimuli.images[chosen])
+        found = make_averages(instrument.backbone.get(), images, on_progress=on_progress, cancelled=cancelled)
+        np.save(directory / "image.npy", found.image)
+        for name, values in (("traced", found.traced), ("tokens", found.tokens)):
+            if values is not None:
+                np.save(directory / f"{name}.npy", values)
+        return {"n_images": len(chosen), "traced": found.traced is not None}
+
+    made = store.build(_averages_recipe(instrument, store), make)
+    if not made.manifest["notes"]["traced"]:
+        return Averages(made.array("image"), None, None)
+    return Averages(made.array("image"), made.array("traced"), made.array("tokens"))
+
+
+def build_traced(
+    instrument: Instrument,
+    store: ArtifactStore,
+    *,
+    on_progress: OnProgress | None = None,
+    cancelled: IsCancelled | None = None,
+) -> Traced:
+    """Trace every stimulus, or find it done.
+
+    Raises
+    ------
+    BackboneError
+        If the backbone's blocks cannot be traced.
+    Cancelled
+        If `cancelled()` became True; nothing is kept.
+    """
+    averages = build_averages(instrument, store, cancelled=cancelled)
+    if averages.traced is None:
+        raise BackboneError(f"Backbone '{instrument.config.backbone}' cannot be traced; the exact decomposition is shown instead.")
+    return _traced(store.build(_traced_recipe(instrument, store), partial(_trace_all, instrument, averages, on_progress, cancelled)))
+
+
+def find_traced(instrument: Instrument, store: ArtifactStore) -> Traced | None:
+    """Traced parts if they are in the store."""
+    found = store.find(_traced_recipe(instrument, store))
+    return None if found is None else _traced(found)
+
+
+def setting_of(
+    instrument: Instrument, store: ArtifactStore, encoder: Encoder | None = None, averages: Callable[[], Averages] | None = None
+) -> Setting:
+    """What methods need to explain an encoder of this instrument, ridge if none is given; averages are made when asked for."""
+    mean = averages or Lazy(partial(build_averages, instrument, store)).get
+    return Setting(encoder or instrument.model, instrument.mean_patches, mean, instrument.backbone.get)
+
+
+def scene_of(instrument: Instrument, stimulus: int) -> Scene:
+    """One stimulus as methods take it."""
+    features = instrument.features
+    parts = (np.asarray(values[stimulus], np.float32) for values in (features.pooled, features.patches, features.remainder))
+    return Scene(np.asarray(instrument.subject.stimuli.images[stimulus]), *parts)
+
+
+def attribute_stimulus(
+    instrument: Instrument, store: ArtifactStore, method: MethodName, stimulus: int, voxel: int, encoder: Encoder | None = None
+) -> PatchAttribution:
+    """Attribute one voxel's prediction for one stimulus by any method; see `mine_core.attribution.base.attribute_image`."""
+    return attribute_image(method, setting_of(instrument, store, encoder), scene_of(instrument, stimulus), np.array([voxel]))
+
+
+def _averages_recipe(instrument: Instrument, store: ArtifactStore) -> Recipe:
+    settings = {"n_images": N_AVERAGED, "seed": AVERAGES_SEED}
+    return Recipe("averages", settings, (_features_key(instrument, store),), code_version(*CODE))
+
+
+def _traced_recipe(instrument: Instrument, store: ArtifactStore) -> Recipe:
+    return Recipe("traced", {}, (_averages_recipe(instrument, store).key,), code_version(*CODE))
+
+
+def _features_key(instrument: Instrument, store: ArtifactStore) -> str:
+    return encoding_stages(instrument.config, store)[-2].recipe.key
+
+
+def _trace_all(
+    instrument: Instrument,
+    averages: Averages,
+    on_progress: OnProgress | None,
+    cancelled: IsCancelled | None,
+    directory: Path,
+) -> dict[str, Any]:
+    from mine_core.attribution.traced import trace_images
+
+    images, backbone = instrument.subject.stimuli.images, instrument.backbone.get()
+    rows, cols = backbone.spec.grid
+    shape = (len(images), COPIES, rows * cols, backbone.spec.n_features)
+    parts = np.lib.format.open_memmap(directory / "parts.npy", mode="w+", dtype=np.float16, shape=shape)
+    for first in range(0, len(images), BATCH):
+        batch = slice(first, first + BATCH)
+        parts[batch] = trace_images(backbone, np.asarray(images[batch]), cancelled=cancelled)
+        if on_progress is not None:
+            on_progress(min(batch.stop, len(images)), len(images), "tracing stimuli")
+    parts.flush()
+    np.save(directory / "mean.npy", np.asarray(averages.traced))
+    return {"n_stimuli": len(images)}
+
+
+def _traced(made: Artifact) -> Traced:
+    return Traced(made.array("parts"), made.array("mean"))

@@ -1,0 +1,250 @@
+"""Which method draws the heatmaps, and a closer look at one image and one voxel: what happens when patches are taken away."""
+
+from functools import partial
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from jaxtyping import Float, Int
+
+from mine_core.attribution.base import METHODS, MethodName
+from mine_core.attribution.critical import CriticalSet, critical_set
+from mine_core.attribution.faithfulness import replacements
+from mine_core.attribution.occlusion import pooled_of
+from mine_core.attribution.receptive_field import field_of, variance_shares
+from mine_core.attribution.seeing import as_seen
+from mine_core.attribution.traced import coarse_values
+from mine_core.config import InstrumentConfig
+from mine_core.errors import MineError
+from mine_core.experiments.voxel_faithfulness import VoxelFaithfulness, verdict, voxel_faithfulness
+from mine_core.figures import data_url, outlined
+from mine_core.figures_attribution import curve_figure, field_figure, heat_over
+from mine_core.instrument import Instrument
+from mine_core.instrument.attributions import Traced, attribute_stimulus, build_averages
+from mine_core.instrument.explain import HeatOf
+from mine_core.jobs import Job
+from mine_core.ui import resources
+from mine_core.ui.state import View
+from mine_core.ui.waiting import wait_for
+
+Look = Literal["Take patches away", "Compare methods", "Test this voxel", "Receptive field"]
+LOOKS: tuple[Look, ...] = get_args(Look)
+SHARE_KEY, FIELD_IMAGES = "explore_share", 1000
+PLAIN = {"displayModeBar": False}
+STORED: tuple[MethodName, ...] = ("traced", "decomposition")
+
+
+def choose_method(view: View) -> tuple[MethodName, HeatOf | None]:
+    """Let the user choose what draws the heatmaps; returns its name and a function of stimuli, None for the stored decomposition."""
+    config = view.config()
+    traced = resources.traced(config)
+    ready = isinstance(traced, Traced)
+    offered = [name for name in METHODS if name != "traced" or ready]
+    chosen: MethodName = st.selectbox(
+        "Heatmap",
+        offered,
+        format_func=lambda name: METHODS[name].title,
+        key=f"explore_method_{'traced' if ready else 'plain'}",
+        help="All methods explain the same prediction. The first is the default: it points best where the answer is known.",
+    )
+    if isinstance(traced, Job):
+        _preparing(traced)
+    method = METHODS[chosen]
+    st.caption(
+        f"{method.title}: {method.assumes} "
+        + ("Its parts add up to the prediction." if method.sums else "Its parts do not add up to the prediction.")
+        + ("" if chosen in STORED else " Computed now, image by image.")
+    )
+    if isinstance(traced, Traced) and chosen == "traced":
+        return chosen, partial(_stored_values, traced, resources.instrument(config), view.voxel)
+    return chosen, None if chosen == "decomposition" else partial(_computed_values, config, chosen, view.voxel)
+
+
+@st.fragment(run_every="2s")
+def _preparing(job: Job) -> None:
+    """Say how far the better heatmaps are, and show them when they are there."""
+    if not job.active:
+        st.rerun(scope="app")
+    st.caption(f"Sharper heatmaps are being prepared: {100 * job.share:.0f} %. Until then you see the exact decomposition.")
+
+
+def _stored_values(
+    traced: Traced, instrument: Instrument, voxel: int, stimuli: Int[np.ndarray, " image"]
+) -> Float[np.ndarray, "image row col"]:
+    return traced.values(instrument, stimuli, voxel)
+
+
+def _computed_values(
+    config: InstrumentConfig, method: MethodName, voxel: int, stimuli: Int[np.ndarray, " image"]
+) -> Float[np.ndarray, "image row col"]:
+    with st.spinner(f"{METHODS[method].title}: looking at {len(stimuli)} images again"):
+        return np.stack([_one(config, method, int(stimulus), voxel) for stimulus in stimuli])
+
+
+@st.cache_data(max_entries=2000, show_spinner=False)
+def _one(config: InstrumentConfig, method: MethodName, stimulus: int, voxel: int) -> Float[np.ndarray, "row col"]:
+    return attribute_stimulus(resources.instrument(config), resources.store(), method, stimulus, voxel).values[0]
+
+
+def closer_look(view: View, instrument: Instrument, method: MethodName) -> None:
+    """Offer what can be asked of the selected image and voxel, and answer it."""
+    looks = LOOKS if view.image >= 0 else LOOKS[2:]
+    chosen = st.segmented_control("Look closer", looks, key=f"explore_look_{len(looks)}")
+    if view.image < 0:
+        st.caption("Click an image to take patches away from it, or to compare methods on it.")
+    if chosen is None:
+        return
+    try:
+        if chosen == "Take patches away":
+            _take_away(view, instrument, method)
+        elif chosen == "Compare methods":
+            _compare(view, instrument)
+        elif chosen == "Test this voxel":
+            _test_voxel(view, instrument, method)
+        else:
+            _receptive_field(view, instrument)
+    except MineError as refusal:
+        st.info(str(refusal))
+
+
+def _heat(view: View, method: MethodName) -> Float[np.ndarray, "row col"]:
+    """One heatmap in SD of the voxel's predictions, from the store where it is there."""
+    config = view.config()
+    instrument, traced = resources.instrument(config), resources.traced(config)
+    if method == "traced" and isinstance(traced, Traced):
+        return traced.values(instrument, np.array([view.image]), view.voxel)[0] / instrument.sd(view.voxel)
+    return _one(config, method, view.image, view.voxel) / instrument.sd(view.voxel)
+
+
+@st.cache_data(max_entries=64, show_spinner="Taking patches away")
+def _critical(config: InstrumentConfig, method: MethodName, stimulus: int, voxel: int, share: float) -> CriticalSet:
+    instrument = resources.instrument(config)
+    averages, backbone = build_averages(instrument, resources.store()), instrument.backbone.get()
+    image = as_seen(np.asarray(instrument.subject.stimuli.images[stimulus]), backbone.image_size)
+    view = View(config.subject, config.seed, config.backbone, voxel=voxel, image=stimulus)
+    values = _heat(view, method)
+    sd = instrument.sd(voxel)
+    return critical_set(
+        pooled_of(backbone),
+        image,
+        values if values.shape == backbone.spec.grid else coarse_values(values),
+        np.asarray(instrument.model.coef[:, voxel], np.float64) / sd,
+        float(instrument.model.intercept[voxel]) / sd - instrument.mean_prediction(voxel),
+        replacements(np.asarray(averages.image))["mean"],
+        share=share,
+        rng=np.random.default_rng(stimulus),
+    )
+
+
+def _take_away(view: View, instrument: Instrument, method: MethodName) -> None:
+    """Show the set of patches that carries the response, outlined, and the curve behind it."""
+    share = st.select_slider(
+        "Share of the response to take away", [0.25, 0.5, 0.75, 0.9], 0.5, format_func="{:.0%}".format, key=SHARE_KEY
+    )
+    found = _critical(view.config(), method, view.image, view.voxel, float(share))
+    left, right = st.columns([2, 5], gap="medium")
+    image = np.asarray(instrument.subject.stimuli.images[view.image])
+    region = found.patches.repeat(len(image) // len(found.patches), axis=0).repeat(image.shape[1] // found.patches.shape[1], axis=1)
+    with left:
+        whole = region if region.shape == image.shape[:2] else np.zeros(image.shape[:2], bool)
+        st.image(data_url(outlined(image, whole), "webp"), width="stretch")
+    with right:
+        figure = curve_figure(found)
+        st.plotly_chart(figure, width="stretch", theme=None, key="explore_curve", config=PLAIN)
+    if found.patches.any():
+        st.caption(
+            f"Replacing the {int(found.patches.sum())} outlined patches of {found.patches.size} by the average image takes away "
+            f"{100 * found.removed:.0f} % of the predicted response above that of the average image."
+        )
+    else:
+        st.caption("This image is not predicted above the average image, or only all patches together carry it: no set to outline.")
+
+
+def _compare(view: View, instrument: Instrument) -> None:
+    """All methods side by side on the selected image, each on its own scale."""
+    image = np.asarray(instrument.subject.stimuli.images[view.image])
+    ready = isinstance(resources.traced(view.config()), Traced)
+    shown = [name for name in METHODS if ready or name != "traced"]
+    with st.spinner("Comparing methods"):
+        maps: dict[MethodName, Float[np.ndarray, "row col"] | str] = {}
+        for name in shown:
+            try:
+                maps[name] = _heat(view, name)
+            except MineError as refusal:
+                maps[name] = str(refusal)
+    for column, name in zip(st.columns(len(shown)), shown, strict=True):
+        with column:
+            found = maps[name]
+            if isinstance(found, str):
+                st.caption(f"{METHODS[name].title}: {found}")
+            else:
+                st.image(data_url(heat_over(image, found), "webp"), width="stretch", caption=METHODS[name].title)
+    st.caption("Each on a scale of its own: red raises the prediction, blue lowers it. Rollout is the same for every voxel.")
+
+
+def _test_voxel(view: View, instrument: Instrument, method: MethodName) -> None:
+    """Show the faithfulness of the voxel's heatmaps with intervals, testing it first where that was not done."""
+    key = f"faithful {method} {view.voxel} {instrument.model.provenance['key']}"
+    job = resources.worker().find(key)
+    if job is None:
+        voxel, store = view.voxel, resources.store()
+        job = resources.worker().submit(
+            key, "Testing heatmaps", lambda on_progress, _: voxel_faithfulness(instrument, store, voxel, method, on_progress)
+        )
+    if job.state != "done":
+        wait_for(job)
+        return
+    badge(job.outcome)
+
+
+def badge(found: VoxelFaithfulness) -> None:
+    """Say how faithful a voxel's heatmaps are: one sentence, and the numbers with their intervals."""
+    (st.success if found.faithful else st.warning)(verdict(found))
+    rows = [
+        ("put back, highest first", found.insertion, found.random, found.insertion_gain, found.insertion_interval),
+        ("taken away, highest first", found.deletion, found.random, found.deletion_gain, found.deletion_interval),
+    ]
+    table = pd.DataFrame(
+        [
+            {
+                "patches": what,
+                "area under the curve": f"{own:.2f}",
+                "random order": f"{random:.2f}",
+                "better than random by (95 % interval)": f"{gain:+.2f} ({low:+.2f} to {high:+.2f})",
+            }
+            for what, own, random, gain, (low, high) in rows
+        ]
+    )
+    st.table(table, hide_index=True, border="horizontal")
+    st.caption(
+        f"{METHODS[found.method].title}, {found.n_images} held-out images of strongest predicted response; of the model, not the brain."
+    )
+
+
+def _receptive_field(view: View, instrument: Instrument) -> None:
+    """Show the average attribution of the voxel as an estimated receptive field."""
+    found = field_of(_shares(view.config(), view.voxel))
+    left, right = st.columns([2, 5], gap="medium")
+    with left:
+        st.plotly_chart(field_figure(found), width="stretch", theme=None, key="explore_field", config=PLAIN)
+    with right:
+        right_of, above = 100 * (found.x - 0.5), 100 * (0.5 - found.y)
+        st.markdown(
+            f"Centre **{abs(right_of):.0f} %** of the image's side to the {'right' if right_of >= 0 else 'left'} of its middle and "
+            f"**{abs(above):.0f} %** {'above' if above >= 0 else 'below'} it, radius about **{100 * found.size:.0f} %**."
+        )
+        st.caption(
+            f"Share of the variance of voxel {view.voxel}'s prediction that comes from each patch, over "
+            f"{min(FIELD_IMAGES, len(instrument.subject.splits.train)):,} training images. On the phantom's early visual voxels the "
+            "centre is about one patch off in the median; category voxels answer wherever their object tends to be."
+        )
+
+
+@st.cache_data(max_entries=64, show_spinner="Averaging over images")
+def _shares(config: InstrumentConfig, voxel: int) -> Float[np.ndarray, "row col"]:
+    from mine_core.attribution.decomposition import attribute_images
+
+    instrument = resources.instrument(config)
+    stimuli = np.sort(np.random.default_rng(0).permutation(instrument.subject.splits.train)[:FIELD_IMAGES])
+    return variance_shares(attribute_images(instrument.model, instrument.features, stimuli, voxel, instrument.mean_patches))
