@@ -3,22 +3,14 @@
 import streamlit as st
 
 from mine_core.instrument import Instrument
-from mine_core.profiles import profile_voxel
+from mine_core.instrument.wanting import full_profile
 from mine_core.types import VoxelProfile
 
 
 # `model_key` is read by the cache alone: it tells instruments apart
 @st.cache_data(max_entries=512, show_spinner=False)
 def _profile(_instrument: Instrument, model_key: str, voxel: int) -> VoxelProfile:  # noqa: ARG001
-    return profile_voxel(
-        voxel,
-        subject=_instrument.subject,
-        features=_instrument.features,
-        model=_instrument.model,
-        score=_instrument.score,
-        vocabulary=_instrument.vocabulary,
-        words=_instrument.words,
-    )
+    return full_profile(_instrument, voxel)
 
 
 def profile_of(instrument: Instrument, voxel: int) -> VoxelProfile:
