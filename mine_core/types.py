@@ -216,8 +216,9 @@ class AttributeScore:
 class VoxelProfile:
     """What one voxel wants, how sure that is, what speaks against it; `withheld` says why nothing is claimed, or is empty.
 
-    `attributes` are those that were tried, and say whether they stand; `words_r` is the correlation of all phrases together with held-out responses (NaN:
-    unknown); `text` is one sentence and `features` 3 to 10 words or short phrases, empty where nothing is told.
+    `attributes` are those that were tried, and say whether they stand; `words_r` is the correlation of all phrases together with
+    held-out responses (NaN: unknown); `text` is one sentence and `features` 3 to 10 words or short phrases, empty where nothing
+    is told.
     """
 
     voxel: int

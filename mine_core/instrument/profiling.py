@@ -22,6 +22,15 @@ from mine_core.instrument.stages import stages_of
 from mine_core.instrument.wanting import full_profile, wanting_of, wants_of
 from mine_core.types import IsCancelled, OnProgress, VoxelProfile
 
+CODE = (
+    "profiles.py",
+    "description/attributes.py",
+    "description/scoring.py",
+    "description/wants.py",
+    "description/writing.py",
+    "instrument/profiling.py",
+    "instrument/wanting.py",
+)
 CHUNK = 250
 TABLE = "profiles.parquet"
 TITLE = "Writing profiles"
@@ -32,8 +41,7 @@ FORMATS = (".parquet", ".csv")
 def profiles_recipe(config: InstrumentConfig, store: ArtifactStore) -> Recipe:
     """Name the profiles of an instrument in the store."""
     keys = tuple(stage.recipe.key for stage in stages_of(config, store) if stage.name in ("words", "evidence"))
-    code = code_version("profiles.py", "description", "instrument/profiling.py", "instrument/wanting.py")
-    return Recipe("profiles", {}, keys, code)
+    return Recipe("profiles", {}, keys, code_version(*CODE))
 
 
 def profile_all(
