@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 from scipy.optimize import nnls
 
 from mine_core.description.evidence import Evidence
@@ -13,10 +13,11 @@ from mine_core.description.vocabulary import Vocabulary
 from mine_core.errors import EncodingError
 from mine_core.types import AttributeScore
 
-N_FOLDS, LEVEL, SEED = 5, 0.01, 7305
-# What the base takes from the stimuli: its mean, the concepts' drive, and its square, for responses that saturate.
-N_BASE = 3
+N_FOLDS, LEVEL, SEED, N_DRAWS = 5, 0.01, 7305, 999
 LEAST_STIMULI = 50
+# What is held constant: the mean, the concepts' drive, and its square, for responses that saturate.
+N_BASE = 3
+FLAT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def attribute_of(
     x_a[i] = sum over phrases of b_c presence[i, c] [the thing shows alternative a in i]
     score = correlation of x_a and the responses, the drive and its square held constant
 
-    Five folds: on four the weights and the best alternative are found, on the fifth it is scored; the folds' products are
-    summed, so that no stimulus scores an alternative that it helped to choose. p is of Student's t.
+    Five folds: the alternative that is best on four is scored on the fifth, so that no stimulus scores an alternative that it
+    helped to choose; products are summed over folds. Scores of folds still depend on each other, for each helps to choose for
+    the others: p compares with 999 draws of normal noise put through the same choices on the same stimuli.
 
     Parameters
     ----------
@@ -83,27 +85,30 @@ def attribute_of(
     offered = _offered(ground, phrases, places)
     if not len(concepts) or not offered.any():
         return None
-    presence = np.asarray(evidence.presence[:, concepts], np.float64)
-    shown = np.asarray(evidence.shown[concepts][:, :, ground.of_set[offered]]) == ground.value[offered]
-    y = np.asarray(responses, np.float64)
-    picked, tops, lengths = [], 0.0, np.zeros(2)
-    for fold in range(N_FOLDS):
-        inside = ground.folds == fold
-        weights = _weights(presence[~inside], y[~inside])
-        best = int(_partial(presence[~inside], shown[:, ~inside], y[~inside], weights)[0].argmax())
-        _, top, own, rest = _partial(presence[inside], shown[:, inside], y[inside], weights, best)
-        picked.append(best)
-        tops, lengths = tops + top, lengths + (own, rest)
-    everywhere = int(_partial(presence, shown, y, _weights(presence, y))[0].argmax())
-    score = tops / np.sqrt(lengths[0] * lengths[1]) if lengths.min() > 1e-9 else 0.0
-    freedom = len(y) - N_FOLDS * N_BASE - 1
-    p = float(stats.t.sf(score * np.sqrt(freedom / max(1 - score**2, 1e-9)), freedom))
-    agreement = float(np.mean([best == everywhere for best in picked]))
+    rest, beyond = _partialled(
+        np.asarray(evidence.presence[:, concepts], np.float64),
+        np.asarray(evidence.shown[concepts][:, :, ground.of_set[offered]]) == ground.value[offered],
+        np.asarray(responses, np.float64),
+    )
+    folds = [ground.folds == fold for fold in range(N_FOLDS)]
+    products = np.stack([beyond[inside].T @ rest[inside] for inside in folds])
+    squares = np.stack([beyond[inside].T @ beyond[inside] for inside in folds])
+    own = np.einsum("fvv->fv", squares)
+    if not (own.sum(axis=0) > FLAT).any() or rest @ rest <= FLAT:
+        return None
+    z, picked = _chosen(products[None], own)
+    noise = np.sqrt(rest @ rest / (len(rest) - N_BASE - 1))
+    p = float((1 + (_null(squares, own) * noise >= z[0]).sum()) / (1 + N_DRAWS))
+    rows = np.arange(N_FOLDS)
+    length = np.sqrt(own[rows, picked[0]].sum() * (rest @ rest))
+    score = float(products[rows, picked[0]].sum() / length) if length > FLAT else 0.0
+    everywhere = int(_ratio(products.sum(axis=0), own.sum(axis=0)).argmax())
+    agreement = float((picked[0] == everywhere).mean())
     column = int(np.flatnonzero(offered)[everywhere])
     return AttributeScore(
         word=ground.words[column],
         attribute=evidence.sets[ground.of_set[column]].name,
-        score=float(score),
+        score=score,
         p=p,
         agreement=agreement,
         stands=p <= LEVEL and agreement > 0.5,
@@ -129,23 +134,42 @@ def _weights(presence: Float[np.ndarray, "stimulus concept"], y: Float[np.ndarra
     return found if found.any() else np.ones(presence.shape[1])
 
 
-def _partial(
+def _partialled(
     presence: Float[np.ndarray, "stimulus concept"],
     shown: Bool[np.ndarray, "concept stimulus value"],
     y: Float[np.ndarray, " stimulus"],
-    weights: Float[np.ndarray, " concept"],
-    only: int | None = None,
-) -> tuple[Float[np.ndarray, " value"], float, float, float]:
-    """Partial correlation of every alternative (or only one), with the product and squared lengths behind the last."""
-    drive = presence * weights
-    columns = shown if only is None else shown[:, :, only : only + 1]
-    x = np.einsum("ic,civ->iv", drive, columns, optimize=True)
+) -> tuple[Float[np.ndarray, " stimulus"], Float[np.ndarray, "stimulus value"]]:
+    """Responses, and every alternative's share of the drive, without the mean, the drive and its square."""
+    drive = presence * _weights(presence, y)
+    x = np.einsum("ic,civ->iv", drive, shown, optimize=True)
     total = drive.sum(axis=1)
     basis, _ = np.linalg.qr(np.stack([np.ones(len(y)), total, total**2], axis=1))
-    rest, beyond = y - basis @ (basis.T @ y), x - basis @ (basis.T @ x)
-    length = np.linalg.norm(beyond, axis=0)
-    varies = length > 1e-6 * max(np.linalg.norm(total), 1e-12)
-    scaled = np.where(varies, rest @ beyond / np.where(varies, length, 1.0), -np.inf)
-    whole = np.linalg.norm(rest)
-    last = float(scaled[-1]) if varies[-1] else 0.0
-    return scaled / max(whole, 1e-12), last * whole, float(varies[-1]) * whole**2, whole**2
+    return y - basis @ (basis.T @ y), x - basis @ (basis.T @ x)
+
+
+def _ratio(products: Float[np.ndarray, "*draw value"], squares: Float[np.ndarray, "*draw value"]) -> Float[np.ndarray, "*draw value"]:
+    """Products over lengths; -inf where an alternative does not vary."""
+    return np.where(squares > FLAT, products / np.sqrt(np.maximum(squares, FLAT)), -np.inf)
+
+
+def _chosen(
+    products: Float[np.ndarray, "draw fold value"], own: Float[np.ndarray, "fold value"]
+) -> tuple[Float[np.ndarray, " draw"], Int[np.ndarray, "draw fold"]]:
+    """Best alternative on the other folds, for each fold, and the sum of what the folds say of theirs."""
+    others = products.sum(axis=1, keepdims=True) - products
+    picked = _ratio(others, np.broadcast_to(own.sum(axis=0) - own, others.shape)).argmax(axis=2)
+    says = np.where(own > FLAT, products / np.sqrt(np.maximum(own, FLAT)), 0.0)
+    return np.take_along_axis(says, picked[:, :, None], axis=2)[:, :, 0].sum(axis=1), picked
+
+
+def _null(squares: Float[np.ndarray, "fold value value"], own: Float[np.ndarray, "fold value"]) -> Float[np.ndarray, " draw"]:
+    """What `_chosen` gives for noise of unit variance: products are normal, with the alternatives' own squares for covariance."""
+    values, vectors = np.linalg.eigh(squares)
+    roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+    drawn = np.einsum("fvw,dfw->dfv", roots, _normals(squares.shape[1]), optimize=True)
+    return _chosen(drawn, own)[0]
+
+
+@lru_cache(maxsize=8)
+def _normals(n_values: int) -> Float[np.ndarray, "draw fold value"]:
+    return np.random.default_rng(SEED).normal(size=(N_DRAWS, N_FOLDS, n_values))

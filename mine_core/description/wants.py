@@ -81,7 +81,8 @@ def prepare(evidence: Evidence, words: VoxelWords, train: Int[np.ndarray, " trai
         left_out=standardised(presence[held_out]),
         gram=(seen.T @ seen).astype(np.float64),
         offered=np.array([word not in inside for word in evidence.words], bool),
-        level=float(words.p[words.passes].max()) if words.passes.any() else 0.0,
+        # p is kept in float32: what equals the largest p must not fall on its wrong side
+        level=float(words.p[words.passes].max()) * (1 + 1e-5) if words.passes.any() else 0.0,
         n_permutations=words.n_permutations,
     )
 
@@ -171,7 +172,7 @@ def _without_weak(gram: Float[np.ndarray, "word word"], towards: Float[np.ndarra
     return kept
 
 
-def _candidates(ground: Ground, beside: Int[np.ndarray, " candidate"], chosen: list[int]) -> Int[np.ndarray, " candidate"]:
+def _candidates(ground: Ground, beside: Int[np.ndarray, " candidate"], chosen: list[int]) -> Int[np.ndarray, " padded"]:
     """Chosen words and those that the pattern puts first, padded by repeating the first to one length."""
     others = [word for word in beside.tolist() if word not in chosen and ground.offered[word]][:N_BESIDE]
     found = [*chosen, *others] or beside[:1].tolist()
