@@ -13,7 +13,7 @@ TEMPERATURE = 1 / 150
 
 
 def caption_scores(
-    likeness: Float[np.ndarray, "stimulus voxel"], responses: Float[np.ndarray, "stimulus voxel"]
+    likeness: Float[np.ndarray, "stimulus voxel"], responses: Float[np.ndarray, "measured column"]
 ) -> Float[np.ndarray, " voxel"]:
     """Spearman correlation over stimuli of a text's likeness to the captions with the measured responses, voxel by voxel.
 
