@@ -133,7 +133,8 @@ def _ask(table: str, endpoint: Endpoint, post: Post, sleep: Callable[[float], No
         except DescriptionError as error:
             found = str(error)
     raise DescriptionError(
-        f"'{endpoint.model}' at {endpoint.address} gave no usable answer in {endpoint.tries} tries of {endpoint.seconds:g} s ({found}); "
+        f"'{endpoint.model}' at {endpoint.address} gave no usable answer in {endpoint.tries} tries of {endpoint.seconds:g} s "
+        f"({found}); "
         "check the address and the key, or go without: the profile's own sentence stands."
     )
 
