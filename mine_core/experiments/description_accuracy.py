@@ -100,14 +100,21 @@ RIGHT_ATTRIBUTE: dict[str, Right] = {
 }
 
 
-def _rate(rows: list[Row], planted: list[PlantedWords], right: Right, group_of: Mapping[str, str]) -> dict[str, Any]:
-    """Share of voxels for which a description is right, its interval over voxels, and the share for shuffled descriptions."""
+def _rate(
+    rows: list[Row], planted: list[PlantedWords], right: Right, group_of: Mapping[str, str], pool: list[Row] | None = None
+) -> dict[str, Any]:
+    """Share of voxels for which a description is right, its interval over voxels, and the share for descriptions of others.
+
+    The others are these voxels, shuffled, or drawn from `pool`.
+    """
     if len(rows) < 2:
         return {"n": len(rows)}
     hits = np.array([right(row, answer, group_of) for row, answer in zip(rows, planted, strict=True)], np.float64)
     rng = np.random.default_rng(SEED)
     shuffled = [
-        np.mean([right(rows[other], answer, group_of) for other, answer in zip(rng.permutation(len(rows)), planted, strict=True)])
+        np.mean(
+            [right((pool or rows)[other], answer, group_of) for other, answer in zip(_others(rows, pool, rng), planted, strict=True)]
+        )
         for _ in range(N_SHUFFLES)
     ]
     return {
@@ -116,6 +123,11 @@ def _rate(rows: list[Row], planted: list[PlantedWords], right: Right, group_of: 
         "shuffled": float(np.mean(shuffled)),
         "n": len(rows),
     }
+
+
+def _others(rows: list[Row], pool: list[Row] | None, rng: np.random.Generator) -> list[Row]:
+    at = rng.permutation(len(rows)) if pool is None else rng.integers(0, len(pool), len(rows))
+    return [(pool or rows)[i] for i in at]
 
 
 def _withheld(table: pd.DataFrame, truth: PlantedTruth) -> dict[str, Any]:
@@ -193,7 +205,7 @@ def _several(
     """All rates of some of the voxels."""
     at = np.flatnonzero(inside).tolist()
     some_rows, some = [rows[i] for i in at], [planted[i] for i in at]
-    found = {name: _rate(some_rows, some, right, group_of) for name, right in RIGHT.items()}
+    found = {name: _rate(some_rows, some, right, group_of, rows) for name, right in RIGHT.items()}
     told = [i for i in range(len(at)) if some[i].attribute]
     name = "attribute_accuracy"
     return found | {name: _rate([some_rows[i] for i in told], [some[i] for i in told], RIGHT_ATTRIBUTE[name], group_of)}
