@@ -18,6 +18,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "explain": "explain_speed",
     "start": "start_speed",
     "encoding-speed": "encoding_speed",
+    "learning": "learning_curve",
 }
 
 

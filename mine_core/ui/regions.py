@@ -121,7 +121,7 @@ def _say_parts(parts: RegionParts) -> None:
             {"part": number + 1, "voxels": int((parts.part == number).sum()), "has more than the rest": _listed(own)}
             for number, own in enumerate(parts.own)
         ]
-        st.dataframe(pd.DataFrame(rows), hide_index=True, key="regions_parts")
+        st.table(pd.DataFrame(rows).set_index("part"))
     tried = ", ".join(f"{n} parts {value:.2f}" for n, value in parts.stability.items())
     st.caption(
         f"Stability (adjusted Rand index between splits on two halves of the training images; 0 by chance, 1 the same): {tried}. Best: "

@@ -18,7 +18,7 @@ HIGHEST, N_ROWS = 0.5, 200
 
 def ask(view: View, instrument: Instrument) -> TextSearch | None:
     """Ask for texts, and look for the voxels that go with them; None until something is asked for."""
-    left, middle, right = st.columns([5, 4, 1], vertical_alignment="bottom")
+    left, middle, right = st.columns([5, 4, 2], vertical_alignment="bottom")
     example = ", ".join(instrument.vocabulary.words[:2])
     wanted = left.text_input("Shows (texts, separated by commas)", view.find, placeholder=example, key="search_wanted")
     unwanted = middle.text_input("but not", view.minus, placeholder="nothing", key="search_unwanted")
