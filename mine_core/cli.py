@@ -79,8 +79,14 @@ def parser() -> argparse.ArgumentParser:
     fit = add(commands, "fit", "fit an encoding model of a subject and score it on held-out stimuli", run_fit)
     fit.add_argument("--encoder", choices=("ridge", "query_attention", "banded"), default="ridge", help="which (default: ridge)")
     add_import(commands)
+    profile = add(
+        commands, "profile", "describe every voxel: words, attributes, images, caveats; goes on where it was stopped", run_profile
+    )
+    profile.add_argument("--workers", type=int, default=2, help="processes beside each other (default: 2)")
+    profile.add_argument("--out", type=Path, metavar="PATH", help="write the profiles there too, as .parquet or .csv")
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
+    add(evaluate, "description", "words, attributes and captions against planted answers and nulls", run_evaluation("description"))
     add(evaluate, "learning", "accuracy against the number of training images", run_evaluation("learning"))
     add(evaluate, "attribution", "every method: pointing game, insertion and deletion, tokens", run_evaluation("attribution"))
     add(
@@ -201,6 +207,18 @@ def run_fit(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     encoder = fit_encoder(settings(options), ArtifactStore(cache_directory()), options.encoder, on_progress=bar)
     key, median = encoder.provenance["key"], float(np.median(encoder.score.r))
     return {**built, "encoder": options.encoder, "encoder_median_r": median, "encoding": key}
+
+
+def run_profile(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    """Profile every voxel, and write the profiles where they were asked for."""
+    from mine_core.instrument.profiling import FORMATS, profile_all, summary_of, write_profiles
+
+    if options.out and (options.out.suffix not in FORMATS or not options.out.parent.is_dir()):
+        raise ConfigError(f"Profiles cannot be written to {options.out}; name a .parquet or .csv file in a folder that exists.")
+    table = profile_all(settings(options), ArtifactStore(cache_directory()), workers=options.workers, on_progress=bar)
+    if options.out:
+        write_profiles(table, options.out)
+    return summary_of(table)
 
 
 def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:

@@ -33,6 +33,10 @@ class EncodingError(MineError):
     """An encoding model that cannot be fit or scored on what was given."""
 
 
+class DescriptionError(MineError):
+    """A description that cannot be written, for want of words or of an answer."""
+
+
 class EditError(MineError):
     """An image edit that cannot be made, or that broke its promise."""
 

@@ -1,5 +1,6 @@
 """One voxel: how far it can be trusted, what it wants, and what speaks against that."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ from jaxtyping import Float, Int
 from mine_core.description.decoding import LEAST_HELD_OUT, VoxelWords
 from mine_core.description.scoring import standardised
 from mine_core.description.vocabulary import Vocabulary
+from mine_core.description.wants import VoxelWants
+from mine_core.description.writing import write
 from mine_core.errors import AlignmentError
-from mine_core.types import EncodingModel, EncodingScore, Features, Subject, VoxelProfile
+from mine_core.types import AttributeScore, EncodingModel, EncodingScore, Features, Subject, VoxelProfile
 
 # Below either, nothing is said of a voxel.
 LEAST_R, LARGEST_Q = 0.15, 0.05
@@ -20,6 +23,8 @@ COMPANY_R = 0.3
 # A word that keeps less than this of its correlation, another held constant, could be its company.
 KEEPS, N_COMPANY = 0.5, 3
 N_EXEMPLARS, N_COUNTER = 6, 4
+# Words that reach less than this share of the r² of the model say little of what drives a voxel.
+TELLS = 0.25
 # Counter-exemplars are looked for among this share of the stimuli, those that show most of the preferred word.
 LOOKALIKE_SHARE = 0.1
 
@@ -59,6 +64,8 @@ def profile_voxel(
     score: EncodingScore,
     vocabulary: Vocabulary,
     words: VoxelWords,
+    wants: VoxelWants | None = None,
+    attributes: Sequence[AttributeScore] = (),
 ) -> VoxelProfile:
     """Put together what is known of one voxel.
 
@@ -70,6 +77,7 @@ def profile_voxel(
     ----------
     voxel : 0-based.
     features, model, score, words : of this subject and one backbone; `vocabulary` the one `words` were chosen from.
+    wants, attributes : what accounts for the voxel's responses; without it the words of its pattern are told.
 
     Returns
     -------
@@ -92,7 +100,9 @@ def profile_voxel(
         withheld = f"Withheld: {wordless_text(features.backbone.name)}"
     if not withheld and words.n_held_out < LEAST_HELD_OUT:
         withheld = f"Withheld: words are scored on held-out images; there are {words.n_held_out}, and {LEAST_HELD_OUT} are needed."
-    shown = _nothing() if withheld else _shown(voxel, subject, features, model, vocabulary, words, ceiling)
+    shown = _nothing() if withheld else _shown(voxel, subject, features, model, vocabulary, words, ceiling, wants)
+    if not withheld and wants is not None:
+        shown |= _wanted(wants, attributes, vocabulary, r, ceiling)
     return VoxelProfile(
         voxel=voxel,
         regions=subject.responses.voxels.region_names(voxel),
@@ -117,14 +127,47 @@ def _shown(
     vocabulary: Vocabulary,
     words: VoxelWords,
     ceiling: float,
+    wants: VoxelWants | None,
 ) -> dict[str, Any]:
+    phrases = words.standing(voxel) if wants is None else vocabulary.positions(wants.description.phrases).tolist()
     predicted = np.asarray(features.pooled, np.float32) @ np.asarray(model.coef[:, voxel], np.float32)
     exemplars = np.argsort(-predicted, kind="stable")[:N_EXEMPLARS]
     return {
         "description": words.description(voxel),
         "exemplars": tuple(exemplars.tolist()),
-        "counter_exemplars": _counter_exemplars(voxel, subject, features, vocabulary, words, predicted, exemplars),
-        "caveats": _caveats(voxel, subject, features, vocabulary, words, ceiling),
+        "counter_exemplars": _counter_exemplars(voxel, subject, features, vocabulary, phrases, predicted, exemplars),
+        "caveats": _caveats(voxel, subject, features, vocabulary, words, ceiling) if wants is None else (),
+    }
+
+
+def _wanted(
+    wants: VoxelWants, attributes: Sequence[AttributeScore], vocabulary: Vocabulary, r: float, ceiling: float
+) -> dict[str, Any]:
+    """What is told of a voxel from the words that account for its responses, and what speaks against it."""
+    phrases, told = wants.description.phrases, [entry for entry in attributes if entry.stands]
+    group_of = dict(zip(vocabulary.words, vocabulary.groups, strict=True))
+    written = write(phrases, told, wants.company, group_of)
+    caveats = []
+    for phrase in phrases:
+        beside = [entry for entry in wants.company if entry.phrase == phrase][:N_COMPANY]
+        if beside:
+            first = beside[0]
+            caveats.append(
+                f"'{phrase}' comes with its usual company here: {', '.join(entry.word for entry in beside)}. '{first.word}' goes "
+                f"with the responses too ({first.alone:.2f}), and '{phrase}' accounts for it ({first.left:.2f} is left); edits tell "
+                "them apart."
+            )
+    if phrases and wants.r**2 < TELLS * r**2:
+        caveats.append(f"Its words say little of what drives it: they reach r = {max(wants.r, 0):.2f} where the model reaches {r:.2f}.")
+    caveats += _general(bool(phrases), ceiling)
+    return {
+        "description": wants.description,
+        "attributes": tuple(attributes),
+        "company": wants.company,
+        "words_r": wants.r,
+        "text": written.text,
+        "features": written.features,
+        "caveats": tuple(caveats),
     }
 
 
@@ -148,14 +191,13 @@ def _counter_exemplars(
     subject: Subject,
     features: Features,
     vocabulary: Vocabulary,
-    words: VoxelWords,
+    phrases: list[int],
     predicted: Float[np.ndarray, " stimulus"],
     exemplars: Int[np.ndarray, " exemplar"],
 ) -> tuple[int, ...]:
     pooled = np.asarray(features.pooled, np.float32)
-    standing = words.standing(voxel)
-    if standing:
-        likeness = pooled @ vocabulary.embedded()[standing[0]]
+    if phrases:
+        likeness = pooled @ vocabulary.embedded()[phrases[0]]
     else:
         centred = pooled - pooled.mean(axis=0)
         likeness = centred @ centred[exemplars].mean(axis=0)
@@ -170,12 +212,18 @@ def _counter_exemplars(
 def _caveats(
     voxel: int, subject: Subject, features: Features, vocabulary: Vocabulary, words: VoxelWords, ceiling: float
 ) -> tuple[str, ...]:
-    found = list(usual_company(voxel, subject, features, vocabulary, words))
+    found = usual_company(voxel, subject, features, vocabulary, words)
+    return (*found, *_general(bool(words.passes[voxel].any()), ceiling))
+
+
+def _general(has_words: bool, ceiling: float) -> list[str]:
+    """Caveats of any voxel."""
+    found = []
     if np.isfinite(ceiling) and ceiling < 0.1:
         found.append(f"Its repeats agree little (noise ceiling {ceiling:.2f}): numbers on this voxel move from sample to sample.")
-    if not words.passes[voxel].any():
+    if not has_words:
         found.append("No word passes its null: look at the images, and add words of your own.")
-    return tuple(found)
+    return found
 
 
 def usual_company(voxel: int, subject: Subject, features: Features, vocabulary: Vocabulary, words: VoxelWords) -> tuple[str, ...]:

@@ -188,8 +188,38 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Company:
+    """A word that goes with a voxel's responses by coming together with `phrase`: its correlation alone, and what is left."""
+
+    word: str
+    phrase: str
+    alone: float
+    left: float
+
+
+@dataclass(frozen=True)
+class AttributeScore:
+    """The best of several alternatives for one voxel: its word, set, score on stimuli that did not choose it, and p.
+
+    `agreement` is the share of folds that chose the same word; `stands` is True where it may be told.
+    """
+
+    word: str
+    attribute: str
+    score: float
+    p: float
+    agreement: float
+    stands: bool
+
+
+@dataclass(frozen=True)
 class VoxelProfile:
-    """What one voxel wants, how sure that is, what speaks against it; `withheld` says why nothing is claimed, or is empty."""
+    """What one voxel wants, how sure that is, what speaks against it; `withheld` says why nothing is claimed, or is empty.
+
+    `attributes` are those that were tried, and say whether they stand; `words_r` is the correlation of all phrases together with
+    held-out responses (NaN: unknown); `text` is one sentence and `features` 3 to 10 words or short phrases, empty where nothing
+    is told.
+    """
 
     voxel: int
     regions: tuple[str, ...]
@@ -202,6 +232,11 @@ class VoxelProfile:
     exemplars: tuple[int, ...]
     counter_exemplars: tuple[int, ...]
     caveats: tuple[str, ...]
+    attributes: tuple[AttributeScore, ...] = ()
+    company: tuple[Company, ...] = ()
+    words_r: float = float("nan")
+    text: str = ""
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

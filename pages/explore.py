@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import explore
+from mine_core.ui import explore, patches
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -15,4 +15,5 @@ with right:
     explore.voxel_card(view, instrument)
 
 explore.images_of_voxel(view, instrument)
+patches.words_of_image(view, instrument)
 explore.own_photograph(view, instrument)

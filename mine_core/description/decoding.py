@@ -119,7 +119,7 @@ class VoxelWords:
     `chosen_by[voxel, candidate]` is the training score that chose `candidates[voxel, candidate]`, in falling order;
     `scores` are correlations with measured held-out responses, `p` is corrected over a voxel's candidates, `q[voxel]` is
     its best word's FDR over voxels; `passes` says which words stand. `likeness[word, word]` is the correlation of words
-    over training stimuli.
+    over training stimuli; of the words of one of the `alternatives` at most one is told of a voxel.
     """
 
     words: tuple[str, ...]
@@ -133,6 +133,7 @@ class VoxelWords:
     likeness: Float[np.ndarray, "word word"]
     n_held_out: int
     n_permutations: int
+    alternatives: tuple[tuple[str, ...], ...] = ()
 
     def description(self, voxel: int) -> Description:
         """Return the voxel's candidate words, best first, and the phrases: words that pass and say something of their own."""
@@ -149,14 +150,23 @@ class VoxelWords:
         """Words that pass, in the order they were chosen, without those that the ones before them account for.
 
         A word is left out when its partial correlation with the predicted response on training stimuli, the words before
-        it held constant, is below 0.15.
+        it held constant, is below 0.15, and when another of its set of alternatives stands: of 'hat' and 'no hat' at most one.
         """
         kept: list[int] = []
+        rivals = self._rivals()
         by = dict(zip(self.candidates[voxel].tolist(), self.chosen_by[voxel].tolist(), strict=True))
         for word in self.candidates[voxel][self.passes[voxel]].tolist():
+            if rivals.get(word, set()) & set(kept):
+                continue
             if not kept or self._partial(word, kept, by) >= ADDS:
                 kept.append(word)
         return kept
+
+    def _rivals(self) -> dict[int, set[int]]:
+        """Words that each word excludes."""
+        places = {word: place for place, word in enumerate(self.words)}
+        sets = [{places[word] for word in members if word in places} for members in self.alternatives]
+        return {word: members - {word} for members in sets for word in members}
 
     def _partial(self, word: int, given: list[int], by: dict[int, float]) -> float:
         """Correlation of a word with the prediction, with other words held constant, from pairwise correlations."""
@@ -291,6 +301,7 @@ def describe_voxels(
         likeness=similarity.T @ similarity,
         n_held_out=len(held_out),
         n_permutations=n_permutations,
+        alternatives=tuple(entry.words for entry in vocabulary.alternatives),
     )
 
 
@@ -317,7 +328,7 @@ def save_voxel_words(words: VoxelWords, directory: Path) -> None:
     """Write as one npy file per array and voxel_words.json."""
     for name in ARRAYS:
         np.save(directory / f"{name}.npy", getattr(words, name), allow_pickle=False)
-    texts = {name: getattr(words, name) for name in ("words", "groups", "n_held_out", "n_permutations")}
+    texts = {name: getattr(words, name) for name in ("words", "groups", "n_held_out", "n_permutations", "alternatives")}
     (directory / "voxel_words.json").write_text(json.dumps(texts))
 
 
@@ -333,5 +344,6 @@ def open_voxel_words(directory: Path) -> VoxelWords:
         groups=tuple(texts["groups"]),
         n_held_out=texts["n_held_out"],
         n_permutations=texts["n_permutations"],
+        alternatives=tuple(tuple(members) for members in texts["alternatives"]),
         **arrays,
     )

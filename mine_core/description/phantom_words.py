@@ -39,6 +39,8 @@ SHOWN_AS = {
     "indoor": {"indoor": "indoors", "outdoor": "outdoors"},
     "natural": {"natural": "nature", "built": "built place"},
 }
+# Attributes whose values a whole scene has, and those that say where a thing is.
+OF_SCENE, OF_PLACE = ("indoor", "natural"), ("position",)
 PREAMBLE = "Everything the phantom's scenes can show. Written by python -m mine_core.description.phantom_words; do not edit."
 
 
@@ -57,6 +59,17 @@ def phantom_words() -> dict[str, dict[str, tuple[str, ...]]]:
     return words
 
 
+def phantom_alternatives() -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+    """Name, kind, groups of things and words of every attribute."""
+    found = []
+    for name, values in ATTRIBUTES.items():
+        kind = "scene" if name in OF_SCENE else "place" if name in OF_PLACE else "thing"
+        group = ATTRIBUTE_GROUP.get(name)
+        of = (group,) if group and kind == "thing" else ()
+        found.append((name, kind, of, tuple(SHOWN_AS.get(name, {}).get(value, value) for value in values)))
+    return found
+
+
 def quoted(phrases: tuple[str, ...]) -> str:
     """Phrases as the items of a TOML list."""
     return ", ".join(f'"{phrase}"' for phrase in phrases)
@@ -68,6 +81,8 @@ def phantom_vocabulary_toml() -> str:
     for group, words in phantom_words().items():
         lines += ["", "[[group]]", f'name = "{group}"', "[group.words]"]
         lines += [f'"{word}" = [{quoted(phrases)}]' for word, phrases in words.items()]
+    for name, kind, of, words in phantom_alternatives():
+        lines += ["", "[[alternatives]]", f'name = "{name}"', f'kind = "{kind}"', f"of = [{quoted(of)}]", f"words = [{quoted(words)}]"]
     return "\n".join(lines) + "\n"
 
 

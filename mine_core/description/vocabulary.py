@@ -4,9 +4,9 @@ import json
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,7 +16,9 @@ from mine_core.errors import ArtifactError, BackboneError, ConfigError
 from mine_core.types import Features
 
 VOCABULARIES = PROJECT / "assets" / "vocabularies"
-KEYS, GROUP_KEYS = {"about", "templates", "group"}, {"name", "templates", "words"}
+KEYS, GROUP_KEYS = {"about", "templates", "group", "alternatives"}, {"name", "templates", "words"}
+ALTERNATIVES_KEYS = {"name", "words", "of", "kind"}
+AlternativesKind = Literal["thing", "scene", "place"]
 USER_GROUP = "your words"
 # Training images whose patches set the scale of a word: the SD over 500 images of 64 patches is good to about 1 %.
 CALIBRATION_IMAGES = 500
@@ -39,12 +41,26 @@ class WordEncoder(Protocol):
 
 
 @dataclass(frozen=True)
+class Alternatives:
+    """Words of which a thing, or a scene, shows one: values of an attribute, such as the colours.
+
+    `of` are the groups whose things may have it (none: any). `kind`: an attribute of a "thing", of the whole "scene", or the
+    "place" in the image where a thing is.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    of: tuple[str, ...] = ()
+    kind: AlternativesKind = "thing"
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """Words, the group of each, and the prompts that stand for it.
 
     `embeddings[word, feature]` are L2-normalised means over the prompts of each word; `patch_sd[word]` is the SD of the
     word's score over patches of training images, the unit of a patch's words. None until `embed_vocabulary`, `calibrate`.
-    `templates` are what a user's own word is put into.
+    `templates` are what a user's own word is put into. `alternatives` are words that exclude each other.
     """
 
     words: tuple[str, ...]
@@ -53,6 +69,7 @@ class Vocabulary:
     templates: tuple[str, ...]
     embeddings: Float[np.ndarray, "word feature"] | None = None
     patch_sd: Float[np.ndarray, " word"] | None = None
+    alternatives: tuple[Alternatives, ...] = ()
 
     def __len__(self) -> int:
         return len(self.words)
@@ -68,6 +85,14 @@ class Vocabulary:
         if self.patch_sd is None:
             raise BackboneError(f"The {len(self)} words have no scale yet; call calibrate(vocabulary, features, ...) first.")
         return self.patch_sd
+
+    def positions(self, words: Sequence[str]) -> Int[np.ndarray, " word"]:
+        """Where words stand in the vocabulary; raises ConfigError for one that is not in it."""
+        places = {word: place for place, word in enumerate(self.words)}
+        missing = [word for word in words if word not in places]
+        if missing:
+            raise ConfigError(f"'{missing[0]}' is not among the {len(self)} words of the vocabulary.")
+        return np.array([places[word] for word in words], np.int64)
 
 
 def vocabulary_names() -> tuple[str, ...]:
@@ -105,7 +130,22 @@ def parse_vocabulary(table: Mapping[str, Any], source: str) -> Vocabulary:
             groups.append(group["name"])
             phrases.append(tuple(template.format(phrase) for phrase in said for template in own))
     _require_distinct(words, source)
-    return Vocabulary(tuple(words), tuple(groups), tuple(phrases), templates)
+    alternatives = tuple(_alternatives(entry, set(words), set(groups), source) for entry in table.get("alternatives", ()))
+    _require_distinct([word for entry in alternatives for word in entry.words], f"{source}, alternatives")
+    return Vocabulary(tuple(words), tuple(groups), tuple(phrases), templates, alternatives=alternatives)
+
+
+def _alternatives(entry: Mapping[str, Any], words: set[str], groups: set[str], source: str) -> Alternatives:
+    where = f"{source}, alternatives '{entry.get('name')}'"
+    _require_keys(entry, ALTERNATIVES_KEYS, where)
+    found = Alternatives(entry["name"], tuple(entry["words"]), tuple(entry.get("of", ())), entry.get("kind", "thing"))
+    strange = [word for word in found.words if word not in words] + [group for group in found.of if group not in groups]
+    if strange or len(found.words) < 2 or found.kind not in get_args(AlternativesKind):
+        raise ConfigError(
+            f"{where}: {len(found.words)} words of kind '{found.kind}', of which {strange or 'none'} are no word or group of the "
+            f"file; name at least two of its words and a kind of {', '.join(get_args(AlternativesKind))}."
+        )
+    return found
 
 
 def _templates(found: Sequence[str], source: str) -> tuple[str, ...]:
@@ -168,6 +208,7 @@ def with_words(vocabulary: Vocabulary, extra: Sequence[str], backbone: TextEncod
         phrases=vocabulary.phrases + added.phrases,
         templates=vocabulary.templates,
         embeddings=np.concatenate([vocabulary.embedded(), embeddings]),
+        alternatives=vocabulary.alternatives,
     )
 
 
@@ -202,6 +243,7 @@ def save_vocabulary(vocabulary: Vocabulary, directory: Path) -> None:
     np.save(directory / "embeddings.npy", vocabulary.embedded(), allow_pickle=False)
     np.save(directory / "patch_sd.npy", vocabulary.calibrated(), allow_pickle=False)
     texts = {name: getattr(vocabulary, name) for name in ("words", "groups", "phrases", "templates")}
+    texts["alternatives"] = [asdict(entry) for entry in vocabulary.alternatives]
     (directory / "vocabulary.json").write_text(json.dumps(texts))
 
 
@@ -217,5 +259,8 @@ def open_vocabulary(directory: Path) -> Vocabulary:
         groups=tuple(texts["groups"]),
         phrases=tuple(tuple(said) for said in texts["phrases"]),
         templates=tuple(texts["templates"]),
+        alternatives=tuple(
+            Alternatives(entry["name"], tuple(entry["words"]), tuple(entry["of"]), entry["kind"]) for entry in texts["alternatives"]
+        ),
         **arrays,
     )

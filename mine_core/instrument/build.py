@@ -10,6 +10,7 @@ from mine_core.artifacts import Artifact, ArtifactStore
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.flatmap import load_flatmap
 from mine_core.description.decoding import open_voxel_words
+from mine_core.description.evidence import open_evidence
 from mine_core.description.vocabulary import open_vocabulary
 from mine_core.features import Likeness, load_features
 from mine_core.instrument.instrument import Instrument, Lazy
@@ -54,6 +55,7 @@ def _given(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Artifact
 def _open(config: InstrumentConfig, made: dict[str, Artifact]) -> Instrument:
     subject, features = subject_of(made["subject"]), load_features(made["features"].path)
     model, score = load_encoding(made["encoding"].path, subject.responses.voxels)
+    vocabulary = open_vocabulary(made["words"].path)
     return Instrument(
         config=config,
         subject=subject,
@@ -62,8 +64,9 @@ def _open(config: InstrumentConfig, made: dict[str, Artifact]) -> Instrument:
         mean_patches=made["encoding"].array("mean_patches"),
         model=model,
         score=score,
-        vocabulary=open_vocabulary(made["words"].path),
+        vocabulary=vocabulary,
         words=open_voxel_words(made["words"].path),
+        evidence=Lazy(partial(open_evidence, made["evidence"].path, vocabulary)),
         captions=tuple(json.loads((made["captions"].path / "captions.json").read_text())),
         likeness=Lazy(partial(_likeness, subject.splits, features.pooled)),
         backbone=Lazy(partial(_backbone, config.backbone)),

@@ -14,6 +14,7 @@ from mine_core.backbones.base import Backbone
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.flatmap import FlatMap
 from mine_core.description.decoding import VoxelWords
+from mine_core.description.evidence import Evidence
 from mine_core.description.vocabulary import Vocabulary
 from mine_core.features import Likeness
 from mine_core.profiles import LARGEST_Q, LEAST_R
@@ -43,7 +44,8 @@ class Instrument:
     """Everything that explains and edits need of one subject and one backbone.
 
     `mean_patches[patch, feature]` is the average patch at each place over training stimuli, the baseline of attribution;
-    `words` are the scored words per voxel; `backbone` is loaded when an image has to be embedded, and not before.
+    `words` are the scored words per voxel, `evidence` what the backbone sees in each stimulus; `backbone` is loaded when an image
+    has to be embedded, and not before.
     `truth_path` is where a phantom's planted answers lie; nothing but experiments opens it.
     """
 
@@ -56,6 +58,7 @@ class Instrument:
     score: EncodingScore
     vocabulary: Vocabulary
     words: VoxelWords
+    evidence: Lazy[Evidence]
     captions: tuple[str, ...]
     likeness: Lazy[Likeness]
     backbone: Lazy[Backbone]

@@ -1,6 +1,6 @@
 """The stages that an instrument is built of: what each depends on and how it is made.
 
-cortex -> subject -> features -> encoding -> words, captions. Each is an artifact whose key follows from the settings and
+cortex -> subject -> features -> encoding -> words -> evidence, captions. Each is an artifact whose key follows from the settings and
 the code alone, so the whole chain of keys is known before anything is made: a build that is stopped goes on at the stage
 where it was, and a changed setting rebuilds only what depends on it.
 """
@@ -28,6 +28,8 @@ SCORING_CODE = (
     "instrument/persist.py",
 )
 RIDGE_CODE = ("encoding/ridge.py", "encoding/gram.py", "encoding/blocks.py", *SCORING_CODE)
+WORDS_CODE = ("description/decoding.py", "description/scoring.py", "description/vocabulary.py")
+EVIDENCE_CODE = ("description/evidence.py", "description/vocabulary.py")
 FitOn = Literal["train", "validation"]
 Made = Mapping[str, Artifact]
 Make = Callable[[Path, Made, OnProgress, IsCancelled], dict[str, Any] | None]
@@ -49,11 +51,13 @@ def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     before = encoding_stages(config, store)
     features, encoding = before[-2].recipe, before[-1].recipe
     vocabulary = hash_file(VOCABULARIES / f"{vocabulary_of(config.backbone)}.toml")
-    words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key, vocabulary), code_version("description"))
+    words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key, vocabulary), code_version(*WORDS_CODE))
+    evidence = Recipe("evidence", {}, (words.key,), code_version(*EVIDENCE_CODE))
     captions = Recipe("captions", {}, (features.key,), code_version("backbones/captioning.py"))
     return [
         *before,
         Stage("words", words, 15, "Scoring words for every voxel", _maker("words", config)),
+        Stage("evidence", evidence, 5, "Looking for every word in every image", _maker("evidence", config)),
         Stage("captions", captions, 15, "Writing captions", _maker("captions", config)),
     ]
 
@@ -108,12 +112,19 @@ def _maker(name: str, given: Any, where: Literal["makers", "layouts"] = "makers"
     """Find a maker when it is needed: opening what is in the store must not wait for the libraries that make it."""
 
     def make(directory: Path, made: Made, on_progress: OnProgress, cancelled: IsCancelled) -> dict[str, Any] | None:
+<<<<<<< HEAD
         from importlib import import_module
 
         from mine_core.instrument.makers import Work
 
         maker = getattr(import_module(f"mine_core.instrument.{where}"), name)
         return maker(given)(Work(directory, made, on_progress, cancelled))
+=======
+        from mine_core.instrument import makers, word_makers
+
+        maker = getattr(word_makers if name == "evidence" else makers, name)
+        return maker(given)(makers.Work(directory, made, on_progress, cancelled))
+>>>>>>> words
 
     return make
 

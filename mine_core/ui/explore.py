@@ -15,10 +15,10 @@ from mine_core.profiles import wordless_text
 from mine_core.ui import attribution, maps
 from mine_core.ui.components import GalleryItem, flatmap, gallery
 from mine_core.ui.state import MAPS, View, set_view
-from mine_core.ui.words import profile_of, reliability_line
+from mine_core.ui.words import profile_of, reliability_line, tell
 
 ORDERS: dict[Order, str] = {"top": "Strongest", "middle": "Middling", "bottom": "Weakest"}
-N_IMAGES, N_WORDS, N_CAVEATS = 12, 6, 2
+N_IMAGES = 12
 # A photograph farther out than this percentage of held-out images is called unlike them.
 UNLIKE = 95.0
 # Methods whose values are weights, not parts of a response.
@@ -112,22 +112,7 @@ def voxel_card(view: View, instrument: Instrument) -> None:
     if profile.withheld:
         st.warning(profile.withheld)
         return
-    description = profile.description
-    if description and description.phrases:
-        st.markdown("**Wants** " + " · ".join(description.phrases))
-        st.caption(
-            "Words chosen on training images and scored on held-out ones: "
-            + ", ".join(f"{word} {score:+.2f}" for word, score in zip(description.words[:N_WORDS], description.scores, strict=False))
-            + " (correlation with the measured response)."
-        )
-    else:
-        st.markdown("No word of the vocabulary describes this voxel better than chance.")
-    for caveat in profile.caveats[:N_CAVEATS]:
-        st.caption(f"Caution: {caveat}")
-    if len(profile.caveats) > N_CAVEATS:
-        with st.expander(f"{len(profile.caveats) - N_CAVEATS} more cautions"):
-            for caveat in profile.caveats[N_CAVEATS:]:
-                st.caption(caveat)
+    tell(profile)
 
 
 def images_of_voxel(view: View, instrument: Instrument) -> None:

@@ -13,6 +13,8 @@ from mine_core.ui.waiting import wait_for
 PAGES = (
     ("explore", "Explore", "pages/explore.py"),
     ("counterfactual", "Counterfactual", "pages/counterfactual.py"),
+    ("search", "Search", "pages/search.py"),
+    ("regions", "Regions", "pages/regions.py"),
     ("validation", "Validation", "pages/validation.py"),
     ("data", "Data", "pages/data.py"),
 )

@@ -20,7 +20,10 @@ EDITS = ("", "remove", "insert")
 
 @dataclass(frozen=True)
 class View:
-    """Subject, phantom seed, backbone, map, voxel, image and kind of edit in view; -1 or empty where none is chosen."""
+    """Subject, phantom seed, backbone, map, voxel, image, kind of edit, texts looked for and not, and region in view.
+
+    -1 or empty where none is chosen.
+    """
 
     subject: str = "phantom"
     seed: int = 0
@@ -29,6 +32,9 @@ class View:
     voxel: int = -1
     image: int = -1
     edit: str = ""
+    find: str = ""
+    minus: str = ""
+    region: str = ""
 
     def config(self) -> InstrumentConfig:
         """Settings of the instrument in view."""
@@ -61,6 +67,9 @@ def current_view() -> View:
         voxel=_whole(values, "voxel", default.voxel),
         image=_whole(values, "image", default.image),
         edit=edit,
+        find=values.get("find", default.find),
+        minus=values.get("minus", default.minus),
+        region=values.get("region", default.region),
     )
 
 

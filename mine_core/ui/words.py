@@ -3,22 +3,16 @@
 import streamlit as st
 
 from mine_core.instrument import Instrument
-from mine_core.profiles import profile_voxel
+from mine_core.instrument.wanting import full_profile
 from mine_core.types import VoxelProfile
+
+N_WORDS, N_CAVEATS = 6, 2
 
 
 # `model_key` is read by the cache alone: it tells instruments apart
 @st.cache_data(max_entries=512, show_spinner=False)
 def _profile(_instrument: Instrument, model_key: str, voxel: int) -> VoxelProfile:  # noqa: ARG001
-    return profile_voxel(
-        voxel,
-        subject=_instrument.subject,
-        features=_instrument.features,
-        model=_instrument.model,
-        score=_instrument.score,
-        vocabulary=_instrument.vocabulary,
-        words=_instrument.words,
-    )
+    return full_profile(_instrument, voxel)
 
 
 def profile_of(instrument: Instrument, voxel: int) -> VoxelProfile:
@@ -33,3 +27,39 @@ def reliability_line(instrument: Instrument, voxel: int) -> str:
     if not ceiling > 0:
         return f"Held-out R² is {r2:.2f}; without repeats the noise ceiling is unknown."
     return f"Held-out R² is {r2:.2f} of the {ceiling:.2f} that could be explained, on {score.n_test} images."
+
+
+def tell(profile: VoxelProfile) -> None:
+    """Say what a voxel wants: sentence, scores, attributes, images that speak against it, caveats."""
+    description = profile.description
+    if description and description.phrases:
+        st.markdown("**Wants** " + " · ".join(description.phrases))
+        if profile.text:
+            st.markdown(profile.text)
+        st.caption(_scores(profile))
+    else:
+        st.markdown("No word of the vocabulary describes this voxel better than chance.")
+    for entry in profile.attributes:
+        if entry.stands:
+            st.caption(
+                f"Among these, more where {entry.attribute} is '{entry.word}': partial r {entry.score:+.2f}, p = {entry.p:.1g}, "
+                "on images that did not choose it."
+            )
+    for caveat in profile.caveats[:N_CAVEATS]:
+        st.caption(f"Caution: {caveat}")
+    if len(profile.caveats) > N_CAVEATS:
+        with st.expander(f"{len(profile.caveats) - N_CAVEATS} more cautions"):
+            for caveat in profile.caveats[N_CAVEATS:]:
+                st.caption(caveat)
+
+
+def _scores(profile: VoxelProfile) -> str:
+    """Scores of the phrases, and then of the words that were scored beside them."""
+    description = profile.description
+    if description is None:
+        return ""
+    by_word = dict(zip(description.words, description.scores, strict=True))
+    first = [*description.phrases, *(word for word in description.words if word not in description.phrases)][:N_WORDS]
+    listed = ", ".join(f"{word} {by_word[word]:+.2f}" for word in first)
+    together = f" Together the words reach r = {profile.words_r:.2f}." if profile.words_r == profile.words_r else ""
+    return f"Words chosen on training images and scored on held-out ones: {listed} (correlation with the measured response).{together}"

@@ -1,5 +1,7 @@
 """Words are recovered where they were planted, survive their null, and are chosen as an independent computation would."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from mine_core.description.decoding import (
     voxel_words,
 )
 from mine_core.description.scoring import held_out_scores, passing
-from mine_core.description.vocabulary import Vocabulary
+from mine_core.description.vocabulary import Alternatives, Vocabulary
 from mine_core.errors import AlignmentError, BackboneError, EncodingError
 from mine_core.types import BackboneSpec, EncodingModel, Features, Responses, VoxelIndex
 
@@ -232,6 +234,22 @@ def test_a_word_that_others_account_for_is_no_phrase_of_its_own(rng):
     left = [x - given @ np.linalg.lstsq(given, x, rcond=None)[0] for x in (drive[:600, 2].astype(float), prediction)]
     by = dict(zip(words.candidates[0].tolist(), words.chosen_by[0].tolist(), strict=True))
     assert words._partial(2, [0], by) == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-3)
+
+
+def test_of_words_that_exclude_each_other_one_is_told(rng):
+    """'hat' and 'no hat' both go with a voxel that likes heads: both were told of one voxel."""
+    vocabulary, pooled = some_vocabulary(rng, 6), rng.normal(size=(900, N_FEATURES)).astype(np.float32)
+    drive = pooled @ vocabulary.embeddings.T
+    values = (drive[:, [0]] + 0.9 * drive[:, [1]] + 0.8 * drive[:, [2]]) + 0.3 * rng.normal(size=(900, 1))
+    model, responses = subject_of(ridge(pooled[:600], values[:600], 1.0), values)
+    splits = {"train": np.arange(600), "held_out": np.arange(600, 900)}
+    sets = (Alternatives("hat", ("word0", "word1")),)
+    told = []
+    for known in (vocabulary, replace(vocabulary, alternatives=sets)):
+        words = describe_voxels(features_of(pooled), responses, model, known, **splits, rng=rng, n_permutations=199)
+        told.append(set(words.description(0).phrases))
+    assert {"word0", "word1"} <= told[0]
+    assert len({"word0", "word1"} & told[1]) == 1 and "word2" in told[1]
 
 
 # --- the null --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Vocabularies say what their files say, and are embedded and scaled as an independent computation would."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,9 +175,9 @@ def test_the_phantoms_words_cover_its_scenes_and_can_be_read():
     assert len({phrase for said in vocabulary.phrases for phrase in said}) == sum(map(len, vocabulary.phrases))
 
 
-def test_the_general_words_are_a_few_hundred_distinct_ones():
+def test_the_general_words_are_a_few_thousand_distinct_ones():
     vocabulary = load_vocabulary("general")
-    assert 600 <= len(vocabulary) <= 1000
+    assert 600 <= len(vocabulary) <= 5000
     assert len({word.lower() for word in vocabulary.words}) == len(vocabulary)
     assert all(word == word.strip() and word.isascii() for word in vocabulary.words)
     assert all(len(said) >= 2 for said in vocabulary.phrases)
@@ -186,3 +187,35 @@ def test_the_general_words_are_a_few_hundred_distinct_ones():
 def test_every_group_has_a_colour_of_its_own(name):
     vocabulary = load_vocabulary(name)
     assert len(set(vocabulary.groups)) <= len(GROUP_COLOURS)
+
+
+def test_alternatives_are_words_of_the_file():
+    groups = [{"name": "looks", "words": ["red", "blue", "calm"]}]
+    table = {"about": "", "templates": ["{}"], "group": groups}
+    entry = {"name": "colour", "words": ["red", "blue"]}
+    found = parse_vocabulary(table | {"alternatives": [entry]}, "here").alternatives[0]
+    assert (found.name, found.words, found.of, found.kind) == ("colour", ("red", "blue"), (), "thing")
+    for wrong in ({"words": ["red"]}, {"words": ["red", "green"]}, {"of": ["nobody"]}, {"kind": "mood"}, {"word": 1}):
+        with pytest.raises(ConfigError, match="alternatives 'colour'"):
+            parse_vocabulary(table | {"alternatives": [entry | wrong]}, "here")
+    with pytest.raises(ConfigError, match="given twice"):
+        parse_vocabulary(table | {"alternatives": [entry, entry | {"name": "again"}]}, "here")
+
+
+def test_every_attribute_of_the_phantom_is_a_set_of_alternatives():
+    found = {entry.name: entry for entry in load_vocabulary("phantom").alternatives}
+    assert set(found) == set(ATTRIBUTES) and all(len(found[name].words) == len(values) for name, values in ATTRIBUTES.items())
+    assert found["hat"].words == ("hat", "no hat") and found["hat"].of == ("faces",)
+    assert {entry.kind for entry in load_vocabulary("general").alternatives} == {"thing", "scene"}
+
+
+def test_alternatives_come_back_from_disk(tmp_path):
+    vocabulary = embed_vocabulary(
+        parse_vocabulary(TABLE | {"alternatives": [{"name": "pet", "words": ["dog", "cat"]}]}, "here"), WordBackbone(KNOWN)
+    )
+    save_vocabulary(replace(vocabulary, patch_sd=np.ones(3)), tmp_path)
+    assert open_vocabulary(tmp_path).alternatives == vocabulary.alternatives
+    assert with_words(vocabulary, ["horse"], WordBackbone(KNOWN)).alternatives == vocabulary.alternatives
+    assert vocabulary.positions(["cat"]).tolist() == [1]
+    with pytest.raises(ConfigError, match="'zebra' is not among the 3"):
+        vocabulary.positions(["zebra"])

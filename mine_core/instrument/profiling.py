@@ -1,0 +1,223 @@
+"""Profiles of all voxels: a batch that shows how far it is, goes on where it was stopped, and writes parquet and CSV."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
+from mine_core.config import InstrumentConfig
+from mine_core.errors import Cancelled, ConfigError
+from mine_core.instrument.build import build_instrument
+from mine_core.instrument.instrument import Instrument
+from mine_core.instrument.stages import stages_of
+from mine_core.instrument.wanting import full_profile, wanting_of, wants_of
+from mine_core.types import IsCancelled, OnProgress, VoxelProfile
+
+CODE = (
+    "profiles.py",
+    "description/attributes.py",
+    "description/scoring.py",
+    "description/wants.py",
+    "description/writing.py",
+    "instrument/profiling.py",
+    "instrument/wanting.py",
+)
+CHUNK = 250
+TABLE = "profiles.parquet"
+TITLE = "Writing profiles"
+LISTS = ("regions", "phrases", "words", "features", "attributes", "company", "exemplars", "counter_exemplars", "caveats")
+FORMATS = (".parquet", ".csv")
+
+
+def profiles_recipe(config: InstrumentConfig, store: ArtifactStore) -> Recipe:
+    """Name the profiles of an instrument in the store."""
+    keys = tuple(stage.recipe.key for stage in stages_of(config, store) if stage.name in ("words", "evidence"))
+    return Recipe("profiles", {}, keys, code_version(*CODE))
+
+
+def profile_all(
+    config: InstrumentConfig,
+    store: ArtifactStore,
+    *,
+    workers: int = 1,
+    on_progress: OnProgress | None = None,
+    cancelled: IsCancelled | None = None,
+) -> pd.DataFrame:
+    """Profile every voxel, or find it done; one row a voxel, in order.
+
+    Voxels are done in blocks of 250, each kept when it is finished: a batch that is stopped or killed goes on from there.
+    A voxel that does not earn a profile has a row that says why, and no words.
+
+    Parameters
+    ----------
+    workers : processes beside each other; each opens the stored arrays, which are shared.
+
+    Raises
+    ------
+    ConfigError
+        If `workers` is below 1.
+    Cancelled
+        If `cancelled()` became True; finished blocks are kept.
+    """
+    if workers < 1:
+        raise ConfigError(f"{workers} workers were asked for; at least 1 is needed.")
+    instrument = build_instrument(config, store, on_progress=on_progress, cancelled=cancelled)
+    recipe = profiles_recipe(config, store)
+
+    def make(directory: Path) -> dict[str, Any]:
+        scratch = store.root / "unfinished" / recipe.key
+        scratch.mkdir(parents=True, exist_ok=True)
+        report, stopped = on_progress or (lambda *_: None), cancelled or (lambda: False)
+        table = _all_blocks(instrument, store.root, scratch, workers, report, stopped)
+        table.to_parquet(directory / TABLE)
+        shutil.rmtree(scratch, ignore_errors=True)
+        return {"n_voxels": len(table), "n_described": int((table["text"] != "").sum())}
+
+    return read_profiles(store.build(recipe, make))
+
+
+def find_profiles(config: InstrumentConfig, store: ArtifactStore) -> pd.DataFrame | None:
+    """Profiles that are in the store, or None."""
+    found = store.find(profiles_recipe(config, store))
+    return None if found is None else read_profiles(found)
+
+
+def read_profiles(artifact: Artifact) -> pd.DataFrame:
+    """Table of profiles of a finished batch."""
+    return pd.read_parquet(artifact.path / TABLE)
+
+
+def summary_of(table: pd.DataFrame) -> dict[str, Any]:
+    """How many voxels were described, and how many were not and why."""
+    described = table["text"] != ""
+    return {
+        "n_voxels": len(table),
+        "n_described": int(described.sum()),
+        "n_withheld": int((table["withheld"] != "").sum()),
+        "n_reliable_without_words": int(((table["withheld"] == "") & ~described).sum()),
+        "n_with_attribute": int((table["attributes"].map(len) > 0).sum()),
+        "median_words_r": float(table.loc[described, "words_r"].median()) if described.any() else None,
+        "examples": [f"{row.voxel}: {row.text}" for row in table[described].nlargest(5, "r").itertuples()],
+    }
+
+
+def write_profiles(table: pd.DataFrame, path: Path) -> None:
+    """Write profiles to a .parquet file, lists as lists, or to a .csv file, lists joined by '; '.
+
+    Raises ConfigError for another ending, or if there is no such folder.
+    """
+    if path.suffix not in FORMATS or not path.parent.is_dir():
+        raise ConfigError(f"Profiles cannot be written to {path}; give a name that ends in .parquet or .csv in a folder that exists.")
+    temporary = path.with_name(f".{path.name}")
+    if path.suffix == ".csv":
+        flat = table.assign(**{name: table[name].map(lambda cell: "; ".join(map(str, cell))) for name in LISTS})
+        flat.to_csv(temporary, index=False)
+    else:
+        table.to_parquet(temporary)
+    temporary.replace(path)
+
+
+def _all_blocks(
+    instrument: Instrument, root: Path, scratch: Path, workers: int, on_progress: OnProgress, cancelled: IsCancelled
+) -> pd.DataFrame:
+    n_voxels = len(instrument.score.r)
+    starts = range(0, n_voxels, CHUNK)
+    missing = [start for start in starts if not _block_path(scratch, start).is_file()]
+    on_progress(len(starts) - len(missing), len(starts), TITLE)
+    finished = (
+        _in_this_process(instrument, scratch, missing) if workers == 1 else _in_processes(instrument, root, scratch, missing, workers)
+    )
+    done = len(starts) - len(missing)
+    for _ in finished:
+        done += 1
+        on_progress(done, len(starts), TITLE)
+        if cancelled():
+            raise Cancelled(f"Stopped after {min(done * CHUNK, n_voxels)} of {n_voxels} voxels; the same command goes on from there.")
+    return pd.concat([pd.read_parquet(_block_path(scratch, start)) for start in starts], ignore_index=True)
+
+
+def _in_this_process(instrument: Instrument, scratch: Path, starts: list[int]) -> Iterator[int]:
+    for start in starts:
+        _do_block(instrument, scratch, start)
+        yield start
+
+
+def _in_processes(instrument: Instrument, root: Path, scratch: Path, starts: list[int], workers: int) -> Iterator[int]:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting: set[Future[int]] = {pool.submit(_do_elsewhere, instrument.config, root, scratch, start) for start in starts}
+        try:
+            while waiting:
+                ready, waiting = wait(waiting, return_when="FIRST_COMPLETED")
+                for future in ready:
+                    yield future.result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+_OPENED: dict[InstrumentConfig, Instrument] = {}
+
+
+def _do_elsewhere(config: InstrumentConfig, root: Path, scratch: Path, start: int) -> int:
+    """Do one block in a worker process, which keeps its instrument for the next."""
+    if config not in _OPENED:
+        _OPENED[config] = build_instrument(config, ArtifactStore(root))
+    _do_block(_OPENED[config], scratch, start)
+    return start
+
+
+def _block_path(scratch: Path, start: int) -> Path:
+    return scratch / f"block-{start:07d}.parquet"
+
+
+def _do_block(instrument: Instrument, scratch: Path, start: int) -> None:
+    voxels = np.arange(start, min(start + CHUNK, len(instrument.score.r)))
+    path = _block_path(scratch, start)
+    temporary = path.with_suffix(".part")
+    table_of(instrument, voxels).to_parquet(temporary)
+    temporary.replace(path)
+
+
+def table_of(instrument: Instrument, voxels: Int[np.ndarray, " chosen"]) -> pd.DataFrame:
+    """Profiles of some voxels, a row each."""
+    wanting = wanting_of(instrument)
+    reliable = voxels[instrument.reliable[voxels]]
+    wants = dict(zip(reliable.tolist(), wants_of(instrument, wanting, reliable), strict=True)) if wanting and len(reliable) else {}
+    ids = instrument.subject.stimuli.ids
+    rows = [_row(full_profile(instrument, voxel, wants.get(voxel)), ids) for voxel in voxels.tolist()]
+    return pd.DataFrame(rows)
+
+
+def _row(profile: VoxelProfile, ids: tuple[str, ...]) -> dict[str, Any]:
+    description = profile.description
+    by_word = dict(zip(description.words, description.scores, strict=True)) if description else {}
+    return {
+        "voxel": profile.voxel,
+        "regions": list(profile.regions),
+        "r": profile.r,
+        "noise_ceiling": profile.noise_ceiling,
+        "q": profile.q,
+        "reliability": profile.reliability,
+        "withheld": profile.withheld,
+        "text": profile.text,
+        "phrases": list(description.phrases) if description else [],
+        "words": list(description.words) if description else [],
+        "scores": json.dumps({word: round(float(by_word[word]), 4) for word in description.phrases} if description else {}),
+        "words_r": profile.words_r,
+        "features": list(profile.features),
+        "attributes": [f"{entry.attribute}: {entry.word}" for entry in profile.attributes if entry.stands],
+        "tried": json.dumps([asdict(entry) for entry in profile.attributes]),
+        "company": [f"{entry.word} beside {entry.phrase}" for entry in profile.company],
+        "exemplars": [ids[i] for i in profile.exemplars],
+        "counter_exemplars": [ids[i] for i in profile.counter_exemplars],
+        "caveats": list(profile.caveats),
+    }

@@ -1,0 +1,91 @@
+"""One voxel's whole profile: its words, attributes, images and caveats, from stored arrays alone."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int
+
+from mine_core.description.attributes import AttributeGround, attribute_of, prepare_attributes
+from mine_core.description.decoding import LEAST_HELD_OUT
+from mine_core.description.wants import Ground, VoxelWants, prepare, want
+from mine_core.instrument.instrument import Instrument
+from mine_core.profiles import profile_voxel, withheld_text
+from mine_core.types import AttributeScore, VoxelProfile
+
+
+@dataclass(frozen=True)
+class Wanting:
+    """What the words and the attributes of any voxel need, computed once for an instrument."""
+
+    ground: Ground
+    attributes: AttributeGround
+
+
+@dataclass(frozen=True, eq=False)
+class _Handle:
+    """An instrument as a key: equal when its model and its words are."""
+
+    instrument: Instrument
+    key: tuple[str, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Handle) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def wanting_of(instrument: Instrument) -> Wanting | None:
+    """Return what telling a voxel's words needs; None where there is no word, or too few held-out stimuli to score one."""
+    if not len(instrument.vocabulary) or instrument.words.n_held_out < LEAST_HELD_OUT:
+        return None
+    return _wanting(_Handle(instrument, (str(instrument.model.provenance.get("key", "")), *instrument.vocabulary.words)))
+
+
+@lru_cache(maxsize=3)
+def _wanting(handle: _Handle) -> Wanting:
+    instrument = handle.instrument
+    splits, evidence = instrument.subject.splits, instrument.evidence.get()
+    held_out = np.concatenate([splits.validation, splits.test])
+    ground = prepare(evidence, instrument.words, splits.train, held_out)
+    return Wanting(ground, prepare_attributes(evidence, instrument.vocabulary))
+
+
+def wants_of(instrument: Instrument, wanting: Wanting, voxels: Int[np.ndarray, " chosen"]) -> tuple[VoxelWants, ...]:
+    """Words of some voxels, chosen on training and scored on held-out stimuli."""
+    return want(wanting.ground, instrument.words, instrument.subject.responses, voxels)
+
+
+def attributes_of(instrument: Instrument, wanting: Wanting, voxel: int, wants: VoxelWants) -> tuple[AttributeScore, ...]:
+    """Best attribute of what a voxel wants, and best place in the image, whether they stand or not."""
+    responses = np.asarray(instrument.subject.responses.values[:, voxel], np.float64)
+    phrases = wants.description.phrases
+    found = [attribute_of(wanting.attributes, phrases, responses, places=places) for places in (False, True)]
+    return tuple(entry for entry in found if entry is not None)
+
+
+def full_profile(instrument: Instrument, voxel: int, wants: VoxelWants | None = None) -> VoxelProfile:
+    """Put together everything that is known of one voxel; `wants` may be given where it is at hand.
+
+    Raises AlignmentError if there is no such voxel.
+    """
+    score = instrument.score
+    told: tuple[AttributeScore, ...] = ()
+    inside = 0 <= voxel < len(score.r)
+    if inside and not withheld_text(float(score.r[voxel]), float(score.q[voxel]), score.n_test):
+        wanting = wanting_of(instrument)
+        if wanting is not None:
+            wants = wants or wants_of(instrument, wanting, np.array([voxel]))[0]
+            told = attributes_of(instrument, wanting, voxel, wants)
+    return profile_voxel(
+        voxel,
+        subject=instrument.subject,
+        features=instrument.features,
+        model=instrument.model,
+        score=score,
+        vocabulary=instrument.vocabulary,
+        words=instrument.words,
+        wants=wants,
+        attributes=told,
+    )

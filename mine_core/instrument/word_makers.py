@@ -1,0 +1,40 @@
+"""What makes the evidence for words; beside `makers`, whose text is part of the key of every encoding model."""
+
+from typing import Any
+
+import numpy as np
+
+from mine_core.config import InstrumentConfig
+from mine_core.description.decoding import open_voxel_words
+from mine_core.description.evidence import find_evidence, no_evidence, save_evidence
+from mine_core.description.vocabulary import open_vocabulary
+from mine_core.features import load_features
+from mine_core.instrument.makers import Work
+from mine_core.instrument.subjects import subject_of
+
+# With more words than this, alternatives are looked at only where a voxel may name the word.
+ALL_DESCRIBED = 300
+
+
+def evidence(_config: InstrumentConfig) -> Any:
+    """Find how surely each stimulus shows each word, and which alternatives its things have."""
+
+    def make(work: Work) -> None:
+        found, subject = load_features(work.made["features"].path), subject_of(work.made["subject"])
+        vocabulary = open_vocabulary(work.made["words"].path)
+        if not len(vocabulary):
+            save_evidence(no_evidence(len(found.stimulus_ids), found.stimulus_ids), work.directory)
+            return
+        named = np.unique(open_voxel_words(work.made["words"].path).candidates)
+        seen = find_evidence(
+            found,
+            work.made["encoding"].array("mean_patches"),
+            vocabulary,
+            subject.splits.train,
+            described=None if len(vocabulary) <= ALL_DESCRIBED else named,
+            on_progress=work.on_progress,
+            cancelled=work.cancelled,
+        )
+        save_evidence(seen, work.directory)
+
+    return make

@@ -1,0 +1,133 @@
+"""The parts of the Regions page: which categories regions go with, and the parts of one region."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from mine_core.cortex.flatmap import voxel_at
+from mine_core.description.regions import GroupRecovery, RegionParts
+from mine_core.errors import MineError
+from mine_core.figures import interval_figure
+from mine_core.instrument import Instrument
+from mine_core.instrument.regions import known_group, parts_of, recovered
+from mine_core.ui import maps
+from mine_core.ui.components import flatmap
+from mine_core.ui.search import open_voxel
+from mine_core.ui.state import View, set_view
+
+
+# `model_key` is read by the cache alone: it tells instruments apart
+@st.cache_data(max_entries=4, show_spinner="Comparing regions with categories")
+def _recovered(_instrument: Instrument, model_key: str) -> dict[str, GroupRecovery]:  # noqa: ARG001
+    return recovered(_instrument)
+
+
+@st.cache_data(max_entries=32, show_spinner="Splitting the region")
+def _parts(_instrument: Instrument, model_key: str, region: str) -> RegionParts:  # noqa: ARG001
+    return parts_of(_instrument, region)
+
+
+def categories(instrument: Instrument) -> bool:
+    """Show which category each region goes with, beside what is known of it; False where there is nothing to show."""
+    try:
+        found = _recovered(instrument, instrument.model.provenance["key"])
+    except MineError as refusal:
+        st.info(str(refusal))
+        return False
+    if not found:
+        st.info("This subject has no named regions. Give some when importing (--regions).")
+        return False
+    rows = []
+    for region, entry in found.items():
+        known = known_group(region)
+        place = entry.groups.index(entry.best)
+        rows.append(
+            {
+                "region": region,
+                "voxels": entry.n_voxels,
+                "goes with": entry.best,
+                "mean r": f"{entry.r[place]:.3f} [{entry.low[place]:.3f}, {entry.high[place]:.3f}]",
+                "lead over the next": f"{entry.lead:.3f} [{entry.lead_low:.3f}, {entry.lead_high:.3f}]",
+                "known": known or "none",
+                "recovered": "" if not known else "yes" if known == entry.best and entry.lead_low > 0 else "no",
+            }
+        )
+    st.dataframe(pd.DataFrame(rows), hide_index=True, key="regions_categories")
+    st.caption(
+        "Mean over all voxels of a region of the correlation between measured responses and what the words of the category predict, "
+        "on held-out images; 95 % intervals over images. Recovered: the known category leads, and its lead's interval lies above 0. "
+        "The categories are the groups of the vocabulary."
+    )
+    return True
+
+
+def one_region(view: View, instrument: Instrument) -> None:
+    """Show one region: its categories with intervals, its parts on the cortex and in a table."""
+    names = list(instrument.subject.responses.voxels.regions)
+    place = names.index(view.region) if view.region in names else 0
+    region = st.selectbox("Region", names, index=place, key="regions_chosen")
+    if region != view.region:
+        set_view(region=region)
+    entry = _recovered(instrument, instrument.model.provenance["key"]).get(region)
+    left, right = st.columns([6, 5], gap="medium")
+    try:
+        parts = _parts(instrument, instrument.model.provenance["key"], region)
+    except MineError as refusal:
+        parts = None
+        left.info(str(refusal))
+    if parts is not None:
+        with left:
+            _map(view, instrument, region, parts)
+    with right:
+        if parts is not None:
+            _say_parts(parts)
+        if entry is not None:
+            figure = interval_figure(
+                entry.groups, entry.r.tolist(), entry.low.tolist(), entry.high.tolist(), "mean r, 95 % over images"
+            )
+            st.plotly_chart(figure, width="stretch", theme=None, key="regions_groups", config={"displayModeBar": False})
+
+
+def _part_names(parts: RegionParts) -> tuple[str, ...]:
+    if not parts.own:
+        return (", ".join(word for word, _ in parts.shared[:3]) or "one part",)
+    return tuple(
+        f"{number + 1}: {', '.join(word for word, _ in own[:3]) or 'nothing of its own'}" for number, own in enumerate(parts.own)
+    )
+
+
+def _map(view: View, instrument: Instrument, region: str, parts: RegionParts) -> None:
+    values = np.full(len(instrument.score.r), np.nan)
+    values[parts.voxels] = parts.part
+    names = _part_names(parts)
+    caption = f"{len(parts.voxels)} reliable voxels of {region}, by what they want; a click opens a voxel."
+    shown = maps.CortexMap(f"Parts of {region}", values, 0, max(1, len(names) - 1), False, "part", caption, names)
+    clicked = flatmap(maps.layer(instrument, shown), selected=None, table_key=f"{view.subject}-{view.seed}", key="regions_flatmap")
+    maps.legend(shown)
+    if clicked is not None:
+        voxel = voxel_at(instrument.flatmap, *clicked)
+        if voxel is not None:
+            open_voxel(voxel)
+
+
+def _say_parts(parts: RegionParts) -> None:
+    shared = ", ".join(f"{word} {score:+.2f}" for word, score in parts.shared)
+    st.markdown(f"**Shared:** {shared or 'no word'}")
+    best = max(parts.stability, key=lambda n: parts.stability[n])
+    if not parts.own:
+        st.markdown("**No split repeats** on two halves of the images: the voxels differ, if they do, too little to tell parts apart.")
+    else:
+        rows = [
+            {"part": number + 1, "voxels": int((parts.part == number).sum()), "has more than the rest": _listed(own)}
+            for number, own in enumerate(parts.own)
+        ]
+        st.table(pd.DataFrame(rows).set_index("part"))
+    tried = ", ".join(f"{n} parts {value:.2f}" for n, value in parts.stability.items())
+    st.caption(
+        f"Stability (adjusted Rand index between splits on two halves of the training images; 0 by chance, 1 the same): {tried}. Best: "
+        f"{best}. Words of parts: differences of mean r on held-out images, which made no part."
+    )
+
+
+def _listed(own: tuple[tuple[str, float], ...]) -> str:
+    return ", ".join(f"{word} {score:+.2f}" for word, score in own) or "nothing"
