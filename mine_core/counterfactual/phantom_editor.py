@@ -31,6 +31,9 @@ ASSETS = PROJECT / "assets" / "editors"
 DESCRIBED = "editor.json"
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 LATENT_CHANNELS = 4  # the pipeline takes no other number
+# networks and pipelines of diffusers, whose classes hide from a type checker what they inherit
+Part = Any
+Pipeline = Any
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class EditorShape:
             raise EditError(f"An editor's settings are incomplete: {error}.") from error
 
 
-def build_autoencoder(shape: EditorShape) -> AutoencoderTiny:
+def build_autoencoder(shape: EditorShape) -> Part:
     """An autoencoder of residual convolutions with random weights; its scaling factor is set after training."""
     levels = len(shape.encoder_blocks)
     return AutoencoderTiny(
@@ -105,7 +108,7 @@ def build_autoencoder(shape: EditorShape) -> AutoencoderTiny:
     )
 
 
-def build_denoiser(shape: EditorShape) -> UNet2DConditionModel:
+def build_denoiser(shape: EditorShape) -> Part:
     """A nine-channel UNet with random weights: noisy latents, mask, latents of the masked picture.
 
     The prompt enters every residual block through the time embedding (pooled, scale and shift) and the deep ones by attention
@@ -173,21 +176,17 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def assemble(
-    shape: EditorShape, autoencoder: nn.Module, denoiser: nn.Module, text_encoder: nn.Module
-) -> StableDiffusionInpaintPipeline:
+def assemble(shape: EditorShape, autoencoder: Part, denoiser: Part, text_encoder: nn.Module) -> Pipeline:
     """The parts as one pipeline, in evaluation mode."""
     parts = [part.eval() for part in (autoencoder, text_encoder, denoiser)]
-    pipeline = StableDiffusionInpaintPipeline(
+    pipeline: Pipeline = StableDiffusionInpaintPipeline(
         parts[0], parts[1], build_tokenizer(shape), parts[2], build_scheduler(), None, None, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def save_editor(
-    pipeline: StableDiffusionInpaintPipeline, shape: EditorShape, directory: Path, described: Mapping[str, Any]
-) -> dict[str, Any]:
+def save_editor(pipeline: Pipeline, shape: EditorShape, directory: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     """Write a pipeline in half precision, and a description that names the SHA-256 of its weights; replaced as a whole.
 
     Returns what was written to editor.json.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 
 from mine_core.errors import EditError
 
@@ -78,21 +78,28 @@ def laid_back(
 
 
 def settled(
-    painted: UInt8[np.ndarray, "size size 3"], original: UInt8[np.ndarray, "size size 3"], inside: Bool[np.ndarray, "size size"]
+    painted: UInt8[np.ndarray, "size size 3"],
+    original: UInt8[np.ndarray, "size size 3"],
+    inside: Bool[np.ndarray, "size size"],
+    reach: float,
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Move colours inside a mask smoothly so that they meet the original at its border.
 
     The difference original - painted outside the mask is carried inwards by normalised smoothing at growing widths: close to
-    the border it is what is found there, far inside a mean of the whole rim. It takes out the colour cast of an autoencoder.
+    the border it is what is found there, further in a mean along the rim. It takes out the colour cast of an autoencoder.
+
+    Parameters
+    ----------
+    reach : widest smoothing, in pixels; further inside colours stay as painted.
     """
     known = (~inside).astype(np.float32)
     gap = (original.astype(np.float32) - painted) * known[..., None]
     carried = np.zeros_like(gap)
     left = np.ones(inside.shape, np.float32)
-    for width in (2.0, 5.0, 12.0, 30.0):
-        weight = cv2.GaussianBlur(known, (0, 0), width)
-        mean = cv2.GaussianBlur(gap, (0, 0), width) / np.maximum(weight, 1e-6)[..., None]
-        share: Float[np.ndarray, "size size"] = left * np.minimum(1.0, 4 * weight)
+    for width in (reach / 15, reach / 6, reach / 2.5, reach):
+        weight = cv2.GaussianBlur(known, (0, 0), max(width, 0.5))
+        mean = cv2.GaussianBlur(gap, (0, 0), max(width, 0.5)) / np.maximum(weight, 1e-6)[..., None]
+        share = left * np.minimum(1.0, 4 * weight)
         carried += share[..., None] * mean
         left = left - share
     return np.clip(np.rint(painted + carried), 0, 255).astype(np.uint8)
