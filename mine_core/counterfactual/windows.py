@@ -32,7 +32,7 @@ def window_around(edit_mask: Bool[np.ndarray, "height width"], surroundings: flo
     if not edit_mask.any():
         raise EditError("The mask is empty; mark where the image may change.")
     rows, cols = np.flatnonzero(edit_mask.any(1)), np.flatnonzero(edit_mask.any(0))
-    longer = max(rows[-1] - rows[0], cols[-1] - cols[0]) + 1
+    longer = int(max(rows[-1] - rows[0], cols[-1] - cols[0])) + 1
     side = min(int(np.ceil(longer * (1 + 2 * surroundings))), max(longer, min(edit_mask.shape)))
     top = _placed((rows[0] + rows[-1] + 1) / 2, side, edit_mask.shape[0])
     return Window(top, _placed((cols[0] + cols[-1] + 1) / 2, side, edit_mask.shape[1]), side)
