@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     add_import(commands)
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
+    add(evaluate, "learning", "accuracy against the number of training images", run_evaluation("learning"))
     add(evaluate, "attribution", "pointing game against chance, completeness", run_evaluation("attribution"))
     add(
         evaluate,
@@ -114,13 +115,21 @@ def add(commands: Any, name: str, purpose: str, run: Any) -> argparse.ArgumentPa
 
 def add_import(commands: Any) -> None:
     """Add the command that makes a subject of the user's own files."""
-    purpose = "make a subject of your own images and responses"
+    purpose = "make a subject of your own images and responses, or of a local copy of a published dataset"
     command = commands.add_parser("import", help=purpose, description=purpose)
-    command.add_argument("--name", required=True, help="what to call the subject")
-    command.add_argument("--images", required=True, type=Path, help="folder, zip, npy or HDF5 of images")
-    command.add_argument("--responses", required=True, type=Path, help="npy, HDF5 or CSV of responses")
-    command.add_argument("--response-axes", required=True, metavar="AXES", help="e.g. voxel,stimulus or stimulus,voxel,repeat")
-    command.add_argument("--size", type=int, help="crop to a square and resize to this many pixels (default: refuse if needed)")
+    command.add_argument(
+        "layout", nargs="?", choices=("custom", "nsd", "algonauts"), default="custom", help="how files are laid out (default: custom)"
+    )
+    command.add_argument("--name", help="what to call the subject (of a dataset, a name is made)")
+    command.add_argument("--root", type=Path, help="nsd: folder of nsddata, nsddata_betas, nsddata_stimuli; algonauts: of subj01 ...")
+    command.add_argument("--subject", type=int, default=1, help="of a dataset: which of its eight (default: 1)")
+    command.add_argument("--space", choices=("func1pt8mm", "fsaverage"), default="func1pt8mm", help="nsd: default func1pt8mm")
+    command.add_argument("--images", type=Path, help="folder, zip, npy or HDF5 of images")
+    command.add_argument("--responses", type=Path, help="npy, HDF5 or CSV of responses")
+    command.add_argument("--response-axes", metavar="AXES", help="e.g. voxel,stimulus or stimulus,voxel,repeat")
+    command.add_argument(
+        "--size", type=int, help="crop to a square and resize to this many pixels (default: refuse if needed; of a dataset: 224)"
+    )
     command.add_argument("--stimulus-ids", type=Path, metavar="PATH", help="text, one file name a line, in the order of the responses")
     command.add_argument("--image-order", choices=("text", "number"), help="how file names are sorted where nothing has ids")
     command.add_argument("--splits", type=Path, metavar="PATH", help="CSV stimulus,split (default: drawn by image, 80/10/10 %%)")
@@ -184,28 +193,27 @@ def run_fit(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
 
 def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Make a subject of files and keep it in the store."""
-    from mine_core.instrument.subjects import import_into
+    from mine_core.instrument.subjects import import_algonauts_into, import_into, import_nsd_into
 
-    return import_into(
-        ArtifactStore(cache_directory()),
-        name=options.name,
-        images=options.images,
-        responses=options.responses,
-        response_axes=tuple(part.strip() for part in options.response_axes.split(",")),
-        stimulus_ids=options.stimulus_ids,
-        image_order=options.image_order,
-        splits=options.splits,
-        size=options.size,
-        seed=options.seed,
-        regions=options.regions,
-        noise_ceiling=options.noise_ceiling,
-        captions=options.captions,
-        units=options.units,
-        drop_incomplete=options.drop_incomplete,
-        image_dataset=options.image_dataset,
-        response_dataset=options.response_dataset,
-        on_progress=bar,
-    )
+    store = ArtifactStore(cache_directory())
+    if options.layout != "custom":
+        _require(options, "root")
+        given = {"root": options.root, "subject": options.subject, "name": options.name, "seed": options.seed, "on_progress": bar}
+        given |= {"size": options.size} if options.size else {}
+        return (
+            import_nsd_into(store, space=options.space, **given) if options.layout == "nsd" else import_algonauts_into(store, **given)
+        )
+    _require(options, "name", "images", "responses", "response_axes")
+    as_given = ["name", "images", "responses", "stimulus_ids", "image_order", "splits", "size", "seed", "regions", "noise_ceiling"]
+    as_given += ["captions", "units", "drop_incomplete", "image_dataset", "response_dataset"]
+    axes = tuple(part.strip() for part in options.response_axes.split(","))
+    return import_into(store, response_axes=axes, on_progress=bar, **{name: getattr(options, name) for name in as_given})
+
+
+def _require(options: argparse.Namespace, *names: str) -> None:
+    missing = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is None]
+    if missing:
+        raise ConfigError(f"import {options.layout} needs {', '.join(missing)}; see python -m mine_core import --help.")
 
 
 def run_encoding_speed(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:

@@ -6,7 +6,8 @@ through viridis, groups through the palette of Okabe and Ito (2008).
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import matplotlib
@@ -158,6 +159,32 @@ def scatter_figure(
         ]
     )
     figure.update_layout(height=420, xaxis_title=first_axis, yaxis_title=second_axis, showlegend=False, **plain_layout())
+    return figure
+
+
+def curve_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], axis: str) -> go.Figure:
+    """Draw accuracy with its interval against the number of training images, one line an encoder, chance dashed and grey."""
+    figure = go.Figure()
+    coloured = iter((GROUP_COLOURS[4], GROUP_COLOURS[3], GROUP_COLOURS[2]))
+    for name, points in curves.items():
+        chance = name == "shuffled"
+        colour = "#5b5b5b" if chance else next(coloured)
+        middle = np.array([point["accuracy"] for point in points])
+        low, high = np.array([point["interval"] for point in points]).T
+        figure.add_scatter(
+            x=[point["n_train"] for point in points],
+            y=middle,
+            name="shuffled responses" if chance else name.replace("_", " "),
+            mode="lines+markers",
+            line={"color": colour, "dash": "dot" if chance else "solid"},
+            marker={"size": 8, "symbol": "x" if chance else "circle"},
+            error_y={"type": "data", "symmetric": False, "array": high - middle, "arrayminus": middle - low, "thickness": 1.2},
+            hovertemplate="%{x:,} images: %{y:.3f}<extra>%{fullData.name}</extra>",
+        )
+    figure.update_layout(height=360, xaxis_title="training images", yaxis_title=axis, **plain_layout())
+    ticks = sorted({point["n_train"] for points in curves.values() for point in points})
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    figure.update_layout(legend={"orientation": "h", "y": 1.12, "x": 0})
     return figure
 
 

@@ -3,7 +3,9 @@
 import streamlit as st
 
 from mine_core.ui import data
+from mine_core.ui.frame import under_router
 
+under_router()
 st.subheader("Subjects", anchor=False)
 data.subjects()
 st.divider()

@@ -17,6 +17,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "explain": "explain_speed",
     "start": "start_speed",
     "encoding-speed": "encoding_speed",
+    "learning": "learning_curve",
 }
 
 

@@ -22,7 +22,7 @@ from mine_core.encoding.scoring import normalised_accuracy, r2_columns
 from mine_core.encoding.uncertainty import paired_difference
 from mine_core.experiments.encoder_comparison import groups_of
 from mine_core.instrument import Instrument, build_instrument
-from mine_core.types import EncodingModel, Responses, VoxelIndex
+from mine_core.types import EncodingModel, Responses, Splits, VoxelIndex
 
 CEILING_FLOOR, N_RESAMPLES, SEED = 0.1, 1000, 23
 GROUPS = ("all voxels", "small receptive fields", "large receptive fields")
@@ -38,6 +38,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "two heads of half the width": {"heads": 2, "key_width": 16},
     "eight heads of 4 dimensions": {"heads": 8, "key_width": 4},
 }
+SHUFFLED = "as it is, on responses of other images"
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +47,8 @@ def measure(instrument: Instrument, n_voxels: int, variants: Sequence[str] = tup
 
     normalised_accuracy = mean of R² / ceiling over voxels with a ceiling of at least 0.1; `difference` is that of a variant
     less that of the encoder as it is (ridge: likewise), with an interval over resampled test stimuli. A choice is worth
-    having where leaving it out gives a negative difference. It holds for this brain, these voxels and this number of images.
+    having where leaving it out gives a negative difference. The last row, fit on shuffled responses, is chance. It holds for
+    this brain, these voxels and this number of images.
     """
     drawn = np.random.default_rng(SEED).permutation(len(instrument.subject.responses.voxels))[:n_voxels]
     voxels = np.sort(drawn)
@@ -57,9 +59,12 @@ def measure(instrument: Instrument, n_voxels: int, variants: Sequence[str] = tup
     ridge = _some(instrument, voxels)
     predictions = {"ridge": (ridge.predict(np.asarray(instrument.features.pooled[test])), {"seconds": 0.0})}
     names = ["as it is", *(name for name in variants if name != "as it is")]
+    responses = _responses(instrument, voxels, ridge.voxels)
     for name in names:
         logger.info("fitting: %s", name)
-        predictions[name] = _fit(instrument, voxels, ridge, replace(QueryAttentionConfig(), **VARIANTS[name]))
+        predictions[name] = _fit(instrument, responses, ridge, replace(QueryAttentionConfig(), **VARIANTS[name]))
+    logger.info("fitting: %s", SHUFFLED)
+    predictions[SHUFFLED] = _fit(instrument, _shuffled(responses, instrument.subject.splits), None, QueryAttentionConfig())
     whole = np.asarray(predictions["as it is"][0], np.float64)
     return {
         "subject": instrument.subject.name,
@@ -82,13 +87,25 @@ def _some(instrument: Instrument, voxels: Int[np.ndarray, " chosen"]) -> Encodin
     return replace(model, voxels=chosen, **arrays)
 
 
+def _responses(instrument: Instrument, voxels: Int[np.ndarray, " chosen"], index: VoxelIndex) -> Responses:
+    whole = instrument.subject.responses
+    return Responses(np.asarray(whole.values[:, voxels]), None, whole.stimulus_ids, index, whole.units)
+
+
+def _shuffled(responses: Responses, splits: Splits) -> Responses:
+    """Training and validation responses, each dealt out to other stimuli of their split: nothing is left to be learnt."""
+    rng, values = np.random.default_rng(SEED), np.array(responses.values)
+    for positions in (splits.train, splits.validation):
+        values[positions] = values[rng.permutation(positions)]
+    return replace(responses, values=values)
+
+
 def _fit(
-    instrument: Instrument, voxels: Int[np.ndarray, " chosen"], ridge: EncodingModel, config: QueryAttentionConfig
+    instrument: Instrument, responses: Responses, ridge: EncodingModel | None, config: QueryAttentionConfig
 ) -> tuple[Float[np.ndarray, "test chosen"], dict[str, Any]]:
     from mine_core.encoding.query_attention.fit import fit_query_attention
 
-    whole, splits = instrument.subject.responses, instrument.subject.splits
-    responses = Responses(np.asarray(whole.values[:, voxels]), None, whole.stimulus_ids, ridge.voxels, whole.units)
+    splits = instrument.subject.splits
     begun = time.process_time()
     encoder = fit_query_attention(instrument.features, responses, splits, config, ridge=ridge)
     made = {"seconds": time.process_time() - begun, "epochs": encoder.provenance["best_epoch"]}

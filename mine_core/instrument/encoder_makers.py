@@ -34,7 +34,7 @@ def query_attention(config: InstrumentConfig, scratch: Path) -> Callable[[Work],
             features,
             subject.responses,
             subject.splits,
-            _settings(),
+            attention_settings(),
             scratch,
             ridge=ridge,
             on_progress=work.on_progress,
@@ -73,7 +73,8 @@ def banded(config: InstrumentConfig, _scratch: Path) -> Callable[[Work], None]:
     return make
 
 
-def _settings() -> QueryAttentionConfig:
+def attention_settings() -> QueryAttentionConfig:
+    """How query attention is trained on this machine: in bfloat16 on a GPU where there is one."""
     import torch
 
     return QueryAttentionConfig(device="cuda", precision="bf16") if torch.cuda.is_available() else QueryAttentionConfig()

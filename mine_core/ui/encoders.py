@@ -13,7 +13,7 @@ from mine_core.instrument.encoders import KINDS, TITLES, EncoderKind, FittedEnco
 from mine_core.ui import maps, resources
 from mine_core.ui.waiting import wait_for
 
-OFFERED: dict[EncoderKind, str] = {"query_attention": "up to half an hour on two cores", "banded": "a minute or two"}
+OFFERED: dict[EncoderKind, str] = {"query_attention": "some five minutes on two cores", "banded": "a minute or two"}
 PLAIN = {"displayModeBar": False}
 
 

@@ -1,6 +1,7 @@
 """What every page shares: which pages there are, the line that says whose brain this is, and the state of a first start."""
 
 import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
 
 from mine_core.errors import MineError, SubjectError
 from mine_core.instrument import Instrument
@@ -16,17 +17,33 @@ PAGES = (
     ("data", "Data", "pages/data.py"),
 )
 
+FRAMED = "mine_framed"
+
 
 def header() -> None:
-    """Set the style that all pages share."""
+    """Set the style that all pages share, and note that app.py has run."""
+    st.session_state[FRAMED] = True
     st.html(
         "<style>.st-key-mine_note p {font-size: .82rem; margin: 0 0 0.3rem 0;}"
         "[data-testid=stMainBlockContainer] {padding-top: 4.1rem; padding-bottom: 3rem;}</style>"
     )
 
 
+def under_router() -> None:
+    """See to it that app.py runs around this page.
+
+    Before the first run of app.py a server takes the folder pages/ for Streamlit's older kind of app, and answers a link to
+    one of its pages with that page alone. Only a session that has not met app.py yet starts again: a later run may carry a
+    click, which starting again would lose.
+    """
+    if PagesManager.uses_pages_directory and FRAMED not in st.session_state:
+        PagesManager.uses_pages_directory = False
+        st.rerun()
+
+
 def require_instrument() -> tuple[View, Instrument]:
     """Return the view and the opened instrument, or show how far its building is and stop the page."""
+    under_router()
     try:
         view = current_view()
         config = view.config()

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from mine_core.experiments import experiment
-from mine_core.figures import interval_figure
+from mine_core.figures import curve_figure, interval_figure
 from mine_core.instrument import Instrument
 from mine_core.ui import resources
 from mine_core.ui.waiting import wait_for
@@ -74,6 +74,22 @@ def accuracy(instrument: Instrument) -> None:
     st.caption(
         f"{found['n_test']} held-out images. Chance: predictions paired with other images' responses give a median r of "
         f"{found['shuffled_median_r']:.3f}. Intervals are over {found['resampled']}: they speak of these voxels and other images."
+    )
+
+
+def learning(instrument: Instrument) -> None:
+    """Show accuracy against the number of training images."""
+    found = _measured(instrument, "learning", "Measure the learning curve (a minute or two; longer where attention was fitted)")
+    if found is None:
+        return
+    figure = curve_figure(found["curves"], f"{found['statistic']}, mean over voxels")
+    st.plotly_chart(figure, width="stretch", theme=None, key="validation_learning", config={"displayModeBar": False})
+    last = found["curves"]["ridge"][-1]
+    spread = max(point["highest_draw"] - point["lowest_draw"] for point in found["curves"]["ridge"])
+    st.caption(
+        f"{last['n_voxels']:,} voxels, {found['n_test']} held-out images; bars: 95 % intervals over held-out images. Smaller parts are "
+        f"drawn {found['curves']['ridge'][0]['n_draws']} times for ridge, which differ by {spread:.3f} at most. Shuffled responses: "
+        "ridge on responses of other images, which is chance. A curve that still rises says that more images would help."
     )
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Error, Page, expect
 
+from mine_core.config import cache_directory
 from mine_core.cortex.flatmap import centre_of_voxel
+from mine_core.experiments.start_speed import serving
 from mine_core.instrument import Instrument
 
 pytestmark = pytest.mark.browser
@@ -103,6 +105,19 @@ def test_every_page_opens_without_a_traceback_and_fits_the_window(address, windo
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page is wider than the window"
     assert problems == []
     page.close()
+
+
+@pytest.mark.parametrize("name", ["data", "validation"])
+def test_the_first_link_of_a_server_may_lead_to_any_page(window, instrument, name):
+    with serving(cache_directory()) as (_, fresh):
+        page = window.new_page()
+        visit(page, f"{fresh}/{name}")
+        settle(page)
+        expect(page).to_have_title("MINE")
+        links = page.get_by_test_id("stTopNavLink")
+        assert [link.inner_text() for link in links.all()] == ["Explore", "Counterfactual", "Validation", "Data"]
+        assert page.url.split("?")[0] == f"{fresh}/{name}"
+        page.close()
 
 
 def placed(page: Page) -> tuple[int, int]:

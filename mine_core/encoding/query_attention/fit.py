@@ -35,12 +35,12 @@ def fit_query_attention(
     one-cycle rate; the running average of the weights with the smallest error on the validation images is kept. For the
     layer see `QueryAttentionEncoder`.
 
-    Choices that differ from Grosbard et al. (2026), whose training takes two to three days on a GPU. Measured, each left out,
-    by `mine_core.experiments.encoder_ablation`: it starts at ridge, as uniform attention over a linear map of the tokens; the
-    read-outs keep the ridge penalty of their voxel, many times over; a voxel has a map over places beside its query over
-    contents; one wide head stands for 128 of 4 dimensions; the feed-forward is narrow; averaged weights predict. Not measured:
-    queries are a voxel's own, not a shared map of an embedding; keys alone read normalised tokens; there is no residual
-    stream, so that the feed-forward reads the attended values without a norm; a step computes all voxels.
+    Choices that differ from Grosbard et al. (2026), whose training takes two to three days on a GPU.
+    `mine_core.experiments.encoder_ablation` leaves out one at a time: it starts at ridge, as uniform attention over a linear
+    map of the tokens; the read-outs keep the ridge penalty of their voxel, many times over; a voxel has a map over places
+    beside its query over contents; one wide head stands for 128 of 4 dimensions; the feed-forward is narrow; averaged weights
+    predict. Not ablated: queries are a voxel's own, not a shared map of an embedding; keys alone read normalised tokens; there
+    is no residual stream, so that the feed-forward reads the attended values without a norm; a step computes all voxels.
 
     Parameters
     ----------
