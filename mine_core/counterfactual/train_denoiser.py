@@ -25,7 +25,7 @@ from mine_core.subjects.phantom import scenes
 INSERTED = 0.72  # of the denoiser's pictures; the rest are removals
 WORDLESS = 0.1  # of its prompts, so that it can be guided
 OUTSIDE = 0.05  # weight of cells that are not to be repainted: they teach, but nobody sees them
-LARGE_FROM = 0.6  # share of the stage after which windows have their final size: small ones teach what is what, cheaply
+LARGE_FROM = 0.7  # share of the stage after which windows have their final size: small ones teach what is what, cheaply
 logger = logging.getLogger(__name__)
 
 
