@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def made_pool(root: Path, size: int, n_edits: int, workers: int) -> Pool:
 
 def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Write the averaged weights of both stages to `assets`/phantom, with how they came about."""
-    autoencoder, shape = trained_autoencoder(root / "autoencoder")
+    autoencoder, _ = trained_autoencoder(root / "autoencoder")
+    shape = EditorShape.from_dict(read_state(root / "denoiser")["shape"])
     tensors = under(load_file(root / "denoiser" / CHECKPOINT), "average")
     denoiser, text_encoder = build_denoiser(shape), build_text_encoder(shape)
     denoiser.load_state_dict(under(tensors, "denoiser"))
@@ -109,6 +111,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=60.0, help="of the denoiser, likewise")
     parser.add_argument("--pool", type=int, default=60_000, help="edits that the denoiser begins with")
     parser.add_argument("--large-pool", type=int, default=25_000, help="edits in windows of the final size")
+    parser.add_argument("--size", type=int, default=96, help="pixels of the final windows; 64: those that it begins with are final")
     parser.add_argument("--steps", type=int, default=1_000_000, help="end a stage after so many steps, if its minutes last longer")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak rate of the denoiser; the autoencoder's is twice that")
@@ -137,9 +140,9 @@ def main(arguments: list[str] | None = None) -> None:
         run, shape = autoencoder_run(recipe, EditorShape(prompt_words()), device, root / "autoencoder")
         train_autoencoder.train_autoencoder(run, shape, root / "autoencoder", workers=asked.workers, save_minutes=asked.save_minutes)
     if asked.stage != "autoencoder":
-        shape = EditorShape.from_dict(read_state(root / "autoencoder")["shape"])
-        sizes = ((shape.first_size, asked.pool), (shape.size, asked.large_pool))
-        pools = [made_pool(root, size, n_edits, asked.workers) for size, n_edits in sizes]
+        shape = replace(EditorShape.from_dict(read_state(root / "autoencoder")["shape"]), size=asked.size)
+        sizes = {shape.size: asked.large_pool} | {shape.first_size: asked.pool}
+        pools = [made_pool(root, size, n_edits, asked.workers) for size, n_edits in sorted(sizes.items())]
     if asked.stage in ("all", "denoiser"):
         recipe = Recipe("denoiser", asked.steps, asked.minutes, asked.batch, asked.rate, seed=asked.seed)
         run = denoiser_run(recipe, shape, device, root / "denoiser")
