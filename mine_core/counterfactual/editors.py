@@ -62,7 +62,7 @@ class EditorEntry:
     """One editor by name: what it does, where its class is, and with which settings it is made."""
 
     name: str
-    kind: Literal["remove", "insert"]
+    kind: Literal["remove", "insert", "both"]
     about: str
     module: str
     attribute: str
@@ -94,6 +94,14 @@ EDITORS: dict[str, EditorEntry] = {
             "pastes a cut-out of the concept from another image",
             "mine_core.counterfactual.insertion",
             "ExemplarInserter",
+        ),
+        EditorEntry(
+            "diffusion",
+            "both",
+            "paints the region anew by a model of assets/editors.toml, in words",
+            "mine_core.counterfactual.editor_loading",
+            "load_editor",
+            {"preset": "phantom"},
         ),
     )
 }

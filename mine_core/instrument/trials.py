@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, UInt8
 from mine_core.attribution.decomposition import attribute_images
 from mine_core.backbones.base import Backbone
 from mine_core.counterfactual.controls import make_controls
-from mine_core.counterfactual.editors import Editor
+from mine_core.counterfactual.editor_presets import editor_available
+from mine_core.counterfactual.editors import Editor, create_editor
 from mine_core.counterfactual.exemplars import WordView, find_exemplars
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask, least_attributed_place
 from mine_core.counterfactual.instant import masked_patch_estimate
@@ -30,6 +31,8 @@ from mine_core.types import EncodingModel, ImageEdit, IsCancelled, PredictedShif
 Kind = Literal["remove", "insert"]
 N_ELSEWHERE, N_CONTENT = 10, 10
 INSERT_SIZE = 0.45
+PAINTED_SIZE = 0.5  # of the oval that something is painted into, which it does not fill
+PHANTOM_EDITOR = "phantom"
 OTHER_WORDS = 6
 # Groups of the vocabulary whose words are no things that could be cut out of an image.
 NOT_THINGS = ("colour", "size", "position", "attribute", "action", "material")
@@ -44,7 +47,11 @@ class EditRequest:
     """What to do in one image: remove what drives a voxel, or insert a word.
 
     Where: in `region` (packed bits), if one is drawn; or an insertion at `place`, the (row, col) of the pixel, counted from 0
-    at the top left, that the middle of what is inserted comes to lie on, or as near as it fits into the image.
+    at the top left, that the middle of what is inserted comes to lie on, or as near as it fits into the image. A removal with a
+    `word` and no region takes out what the word is seen in.
+
+    `editor` names a generative editor ("" for the fill and the cut-outs, which need none): it paints an insertion as its words
+    say, and `word` may then be a phrase that holds one of the vocabulary's, such as "a red ball".
     """
 
     kind: Kind
@@ -54,6 +61,7 @@ class EditRequest:
     region: bytes | None = None
     place: tuple[int, int] | None = None
     seed: int = 0
+    editor: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,24 @@ def driving_region(instrument: Instrument, voxel: int, stimulus: int) -> Bool[np
     return driving_mask(image, heat_of(instrument, voxel, stimulus)).mask
 
 
+def word_region(instrument: Instrument, stimulus: int, word: str) -> Bool[np.ndarray, "height width"]:
+    """Pixels of the object that a word is seen in.
+
+    Raises EditError for a word that is not in the vocabulary, or that nothing in the image shows.
+    """
+    _require_word(instrument, word)
+    patches = np.asarray(instrument.features.patches[stimulus], np.float32) - instrument.mean_patches
+    image = np.asarray(instrument.subject.stimuli.images[stimulus])
+    return driving_mask(image, (patches @ _text_of(instrument, word)).reshape(instrument.features.backbone.grid)).mask
+
+
+def painting_editor(instrument: Instrument) -> str:
+    """Name of the generative editor that knows this subject's images and is at hand without a download; empty without one."""
+    if instrument.subject.kind != "phantom" or not instrument.features.backbone.has_words:
+        return ""
+    return PHANTOM_EDITOR if editor_available(PHANTOM_EDITOR)[0] else ""
+
+
 def run_trial(
     instrument: Instrument, request: EditRequest, second: SecondEncoder | None = None, cancelled: IsCancelled | None = None
 ) -> Trial:
@@ -97,7 +123,7 @@ def run_trial(
     Cancelled : if `cancelled()` became True; nothing is kept.
     """
     if request.word:
-        _require_word(instrument, request.word)
+        _require_word(instrument, _thing_in(instrument, request))
     heat = heat_of(instrument, request.voxel, request.stimulus)
     image = np.asarray(instrument.subject.stimuli.images[request.stimulus])
     editor, edit, pool = _edited(instrument, request, heat, image, cancelled)
@@ -152,15 +178,64 @@ def _edited(
     """Make the edit; returns what made it, the edit, and other words' exemplars to compare an insertion with."""
     region = _drawn(request, image)
     _check_place(request, image)
+    painter = create_editor("diffusion", preset=request.editor) if request.editor else None
     if request.kind == "remove":
-        remover = InpaintRemover()
-        mask = driving_region(instrument, request.voxel, request.stimulus) if region is None else region
-        return remover, remover.edit(image, mask, "remove what drives the voxel", seed=request.seed, cancelled=cancelled), ()
-    own = exemplars_of(instrument, request.word)
-    others = [item for word in _other_words(instrument, request.word) for item in exemplars_of(instrument, word)[:2]]
-    inserter, mask = _inserter(request, own, heat, image, region)
+        remover = painter or InpaintRemover()
+        what = f"the {request.word}" if request.word else "what drives the voxel"
+        mask = _region_to_remove(instrument, request) if region is None else region
+        return remover, remover.edit(image, mask, f"remove {what}", seed=request.seed, cancelled=cancelled), ()
+    thing = _thing_in(instrument, request)
+    others = tuple(item for word in _other_words(instrument, thing) for item in exemplars_of(instrument, word)[:2])
+    if painter is not None:
+        mask = _region_to_paint(request, heat, image) if region is None else region
+        edit = painter.edit(image, mask, f"insert {request.word}", seed=request.seed, cancelled=cancelled)
+        return painter, _with_place(replace(edit, provenance={**edit.provenance, "word": thing}), request), others
+    inserter, mask = _inserter(request, exemplars_of(instrument, request.word), heat, image, region)
     edit = inserter.edit(image, mask, f"insert {request.word}", seed=request.seed, cancelled=cancelled)
-    return inserter, _with_place(edit, request), tuple(others)
+    return inserter, _with_place(edit, request), others
+
+
+def _region_to_remove(instrument: Instrument, request: EditRequest) -> Bool[np.ndarray, "height width"]:
+    if request.word:
+        return word_region(instrument, request.stimulus, request.word)
+    return driving_region(instrument, request.voxel, request.stimulus)
+
+
+def _region_to_paint(
+    request: EditRequest, heat: Float[np.ndarray, "row col"], image: UInt8[np.ndarray, "height width 3"]
+) -> Bool[np.ndarray, "height width"]:
+    """An oval at the place that is asked for, or where the image drives the voxel least."""
+    height, width = image.shape[:2]
+    side = 2 * round(PAINTED_SIZE * min(height, width) / 2)
+    y, x = np.indices((side, side)) + 0.5 - side / 2
+    oval = Exemplar(request.word, np.zeros((side, side, 3), np.uint8), x**2 + y**2 <= (side / 2) ** 2, "oval")
+    if request.place is not None:
+        at = ((request.place[1] + 0.5) / width, (request.place[0] + 0.5) / height)
+    else:
+        at = least_attributed_place(heat, oval, size=PAINTED_SIZE)
+    return insertion_mask(oval, height, width, x=at[0], y=at[1], size=PAINTED_SIZE)
+
+
+def _thing_in(instrument: Instrument, request: EditRequest) -> str:
+    """The word of the vocabulary that a painted phrase speaks of: the longest that it holds; the word itself otherwise."""
+    vocabulary = instrument.vocabulary
+    if not request.editor or request.word in vocabulary.words:
+        return request.word
+    phrase = f" {' '.join(request.word.lower().split())} "
+    held = [word for words in _things(vocabulary).values() for word in words if f" {word} " in phrase]
+    if not held:
+        raise EditError(
+            f"'{request.word}' names nothing of the vocabulary's {len(vocabulary)} words; name a thing, as in 'a red ball'."
+        )
+    return max(held, key=len)
+
+
+def _text_of(instrument: Instrument, words: str) -> Float[np.ndarray, " feature"]:
+    """Embedding of a word of the vocabulary, or of any phrase that the backbone reads."""
+    vocabulary = instrument.vocabulary
+    if words in vocabulary.words:
+        return np.asarray(vocabulary.embedded()[vocabulary.words.index(words)])
+    return instrument.backbone.get().encode_text([words])[0]
 
 
 def _drawn(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> Bool[np.ndarray, "height width"] | None:
@@ -291,7 +366,7 @@ def _exemplars(handle: _Handle, word: str) -> tuple[Exemplar, ...]:
         np.asarray(instrument.mean_patches),
         features.backbone.grid,
     )
-    text = np.asarray(instrument.vocabulary.embedded()[instrument.vocabulary.words.index(word)])
+    text = _text_of(instrument, word)
     return find_exemplars(word, text, view)
 
 
@@ -306,7 +381,7 @@ def _verified(instrument: Instrument, edit: ImageEdit, word: str, direction: int
     """Ask the backbone whether the edit did what was asked, and record it in the edit."""
     validation = instrument.subject.splits.validation
     scale = PresenceScale(np.asarray(instrument.features.patches[validation]), instrument.features.backbone.grid)
-    text = np.asarray(instrument.vocabulary.embedded()[instrument.vocabulary.words.index(word)])
+    text = _text_of(instrument, word)
     patches = instrument.backbone.get().embed(np.stack([edit.original, edit.edited])).patches
     found = verify_edit(edit, word, text, patches[0], patches[1], scale, direction=direction)
     return with_verification(edit, found)

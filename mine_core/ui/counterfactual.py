@@ -9,7 +9,17 @@ from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
-from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, exemplars_of, insertable_words, run_trial
+from mine_core.instrument.trials import (
+    EditRequest,
+    Kind,
+    Trial,
+    driving_region,
+    exemplars_of,
+    insertable_words,
+    painting_editor,
+    run_trial,
+    word_region,
+)
 from mine_core.profiles import wordless_text
 from mine_core.types import ImageEdit
 from mine_core.ui import maps
@@ -17,6 +27,8 @@ from mine_core.ui.components import flatmap, painter, placer
 from mine_core.ui.state import View, set_view
 
 WORDS_TRIED = 12
+DRIVER = "what drives the voxel"
+HOW = {True: "Paint it by words", False: "Cut it out of another image"}
 KINDS: dict[Kind, str] = {"remove": "Remove", "insert": "Insert"}
 
 
@@ -33,17 +45,21 @@ def ask(view: View, instrument: Instrument) -> EditRequest | None:
 
 
 def _ask_where(view: View, instrument: Instrument, image: np.ndarray, about: str, alt: str) -> EditRequest | None:
-    """Ask which region to remove; the one that drives the voxel is offered, if there is one."""
+    """Ask which region to remove; the one that drives the voxel is offered, or that of a word, if there is one."""
+    words = insertable_words(instrument, view.voxel)
+    word = st.selectbox("Remove", [DRIVER, *words], key="cf_removed") if words else DRIVER
     start = None
     try:
-        start = mask_rgba(driving_region(instrument, view.voxel, view.image))
-        st.caption("The region that drives the voxel is painted; change it with the brush.")
+        region = driving_region(instrument, view.voxel, view.image) if word == DRIVER else word_region(instrument, view.image, word)
+        start = mask_rgba(region)
+        found = "The region that drives the voxel" if word == DRIVER else f"Where '{word}' is seen"
+        st.caption(f"{found} is painted; change it with the brush.")
     except EditError as refusal:
         st.info(f"{refusal} Or paint a region yourself.")
     drawn = painter(
         image,
         start,
-        drawing=about,
+        drawing=about if word == DRIVER else f"{about}-{word}",
         alt=alt,
         label="Region that the edit may change. Arrow keys move the brush, the space bar paints.",
         key="cf_painter",
@@ -53,17 +69,25 @@ def _ask_where(view: View, instrument: Instrument, image: np.ndarray, about: str
     if drawn is not None and not drawn.any():
         st.info("The region is empty: paint where the edit may change the image.")
         return None
-    return EditRequest("remove", view.voxel, view.image, region=None if drawn is None else np.packbits(drawn).tobytes())
+    packed = None if drawn is None else np.packbits(drawn).tobytes()
+    return EditRequest("remove", view.voxel, view.image, word="" if word == DRIVER else word, region=packed)
 
 
 def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str, alt: str) -> EditRequest | None:
-    """Ask what to insert, and at which place if at a certain one."""
+    """Ask what to insert and how, and at which place if at a certain one."""
     words = insertable_words(instrument, view.voxel)
     if not words:
         st.info(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name, only removed.")
         return None
-    first = _first_clear(instrument, instrument.model.provenance["key"], view.voxel)
-    word = st.selectbox("Insert", words, index=first, key="cf_word", help="Cut out by its own attribution from another image")
+    editor = painting_editor(instrument)
+    if editor and not st.segmented_control("How", list(HOW), format_func=HOW.__getitem__, default=True, key="cf_how", required=True):
+        editor = ""
+    if editor:
+        told = "Choose a thing, or type what it is to look like: a red ball, a smiling woman with glasses"
+        word = st.selectbox("Insert", words, index=0, key="cf_phrase", help=told, accept_new_options=True)
+    else:
+        first = _first_clear(instrument, instrument.model.provenance["key"], view.voxel)
+        word = st.selectbox("Insert", words, index=first, key="cf_word", help="Cut out by its own attribution from another image")
     st.caption("Click where its middle is to be. Until then it is put where the image drives the voxel least.")
     place = placer(
         image,
@@ -72,7 +96,7 @@ def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str,
         label=f"Place of what is inserted. {alt}. Arrow keys move the crosshair, Enter puts it there.",
         key="cf_placer",
     )
-    return EditRequest("insert", view.voxel, view.image, word=word, place=place)
+    return EditRequest("insert", view.voxel, view.image, word=word, place=place, editor=editor) if word else None
 
 
 # `model_key` is read by the cache alone: it tells instruments apart

@@ -1,0 +1,159 @@
+"""Write the model card of the phantom's editor from its editor.json and quality.json, so that no figure is typed by hand.
+
+python -m mine_core.counterfactual.phantom_editor_card
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from mine_core.artifacts import write_text
+from mine_core.config import PROJECT
+from mine_core.errors import EditError
+
+NAME = "phantom"
+EDITORS = PROJECT / "assets" / "editors"
+DESCRIBED, QUALITY = "editor.json", "quality.json"
+ATTRIBUTES = ("colour", "expression", "pose", "hair", "glasses", "hat", "age", "view")
+
+
+def card(directory: Path) -> str:
+    """Text of the card; raises EditError if a file is missing or was measured on other weights."""
+    try:
+        described = json.loads((directory / DESCRIBED).read_text())
+        quality = json.loads((directory / QUALITY).read_text())
+    except (OSError, ValueError) as error:
+        raise EditError(f"{directory.name}: {error}; train, export and measure the editor first.") from error
+    if quality["sha256"] != described["sha256"]:
+        raise EditError(
+            f"{QUALITY} was measured on weights {quality['sha256'][:12]}, {DESCRIBED} names {described['sha256'][:12]}; "
+            "run python -m mine_core.counterfactual.phantom_editor_quality again."
+        )
+    megabytes = sum(file.stat().st_size for file in directory.rglob("*.safetensors")) / 1e6
+    parts = (_head(), _shape(described, megabytes), _training(described["training"]), _figures(quality), _limits())
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _head() -> list[str]:
+    return [
+        "# phantom editor",
+        "",
+        "A small latent inpainting pipeline (StableDiffusionInpaintPipeline of diffusers; Rombach et al. 2022, arXiv:2112.10752), "
+        "trained from scratch on rendered scenes of the phantom. It inserts and removes the things of that world by words, on a "
+        "processor and without a download. It knows that world and no other: of photographs it makes nonsense.",
+    ]
+
+
+def _shape(described: dict[str, Any], megabytes: float) -> list[str]:
+    shape = described["shape"]
+    return [
+        "## Model",
+        "",
+        f"- A square window about the mask, {shape['size']} x {shape['size']} pixels; latents of 4 channels, one cell of "
+        f"{2 ** (len(shape['encoder_blocks']) - 1)} x {2 ** (len(shape['encoder_blocks']) - 1)} pixels.",
+        f"- AutoencoderTiny of width {shape['width']}; UNet of {', '.join(map(str, shape['channels']))} channels that reads the "
+        f"prompt through its time embedding and by attention; text encoder of {shape['text_layers']} layers, width "
+        f"{shape['text_width']}, {len(shape['words'])} words; DDIM with v-prediction and zero terminal SNR.",
+        f"- Half precision, {megabytes:.1f} MB, hash of all weights `{described['sha256']}`.",
+        "- The true picture behind an object is the scene drawn without it: removals were learnt from pairs, not guessed.",
+    ]
+
+
+def _training(training: dict[str, Any]) -> list[str]:
+    autoencoder, denoiser = training["autoencoder"], training["denoiser"]
+    pools = " and ".join(f"{n:,} edits in windows of {size} pixels" for size, n in training["pool"].items())
+    return [
+        "## Training",
+        "",
+        f"- Autoencoder: {_stage(autoencoder)}. Denoiser with text encoder: {_stage(denoiser)}, on a pool of {pools}, new noise and "
+        "new words each time.",
+        f"- Scenes with seeds from {min(training['first_seed'].values()):,} on, of one to three objects of any concept on any "
+        "background; evaluation scenes have seeds from 1,000,000 on; subjects have small seeds.",
+        *(f"- {note}" for note in training["notes"]),
+        "",
+        "```",
+        f"python -m mine_core.counterfactual.train_phantom --stage autoencoder {_asked(autoencoder, 'autoencoder-minutes')} "
+        f"--rate {autoencoder['recipe']['rate'] / 2:g}",
+        f"python -m mine_core.counterfactual.train_phantom --stage denoiser {_asked(denoiser, 'minutes')} "
+        f"--rate {denoiser['recipe']['rate']:g} --pool {next(iter(training['pool'].values()))} "
+        f"--large-pool {list(training['pool'].values())[-1]}",
+        "python -m mine_core.counterfactual.train_phantom --export",
+        f"python -m mine_core.counterfactual.phantom_editor_quality --json assets/editors/{NAME}/{QUALITY}",
+        "python -m mine_core.counterfactual.phantom_editor_card",
+        "```",
+        "",
+        "A run that was cut off goes on from its last checkpoint. With minutes, the schedule follows the clock: the same seed then "
+        "gives the same scenes, but not the same weights.",
+    ]
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    recipe = stage["recipe"]
+    return (
+        f"{stage['steps']:,} steps of {recipe['batch_size']} in {stage['minutes']:.0f} minutes, AdamW, peak rate {recipe['rate']:g}, "
+        f"{recipe['precision']}, running average {recipe['average']:g}"
+    )
+
+
+def _asked(stage: dict[str, Any], minutes: str) -> str:
+    recipe = stage["recipe"]
+    return f"--steps {recipe['steps']} --{minutes} {recipe['minutes']:g} --seed {recipe['seed']}"
+
+
+def _figures(quality: dict[str, Any]) -> list[str]:
+    made, drawn = quality["insertions"], quality["rendered"]
+    rows = [_row("Concept recognised (36 concepts)", made["recognised"], drawn["recognised"], 1 / 36)]
+    rows += [_row(name.capitalize(), made[name], drawn[name], made[name]["chance"]) for name in ATTRIBUTES if name in made]
+    worst = sorted(made["recognised_each"].items(), key=lambda entry: entry[1])[:6]
+    removals = [
+        f"| {name} | {entry['mean']:.2f} | {entry['median']:.2f} | {entry['n']} |" for name, entry in quality["removals"].items()
+    ]
+    seconds = quality["seconds"]
+    return [
+        "## Measured quality",
+        "",
+        f"Insertions into held-out scenes, under boxes and ovals of any aspect (1:2 to 2:1). {quality['judge']} The column "
+        "`rendered` is what the judge finds in truly rendered objects: its own ceiling. Intervals are 95 % (Wilson).",
+        "",
+        "| | painted | 95 % interval | n | rendered | chance |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        "Weakest concepts: " + ", ".join(f"{name} {value:.2f}" for name, value in worst) + ".",
+        "",
+        "Removals: mean absolute difference, of 255, between the filled region and the scene drawn without the object.",
+        "",
+        "| | mean | median | n |",
+        "| --- | --- | --- | --- |",
+        *removals,
+        "",
+        f"Seconds an edit with {seconds['threads']} thread(s), on a machine that was shared while measuring: {seconds['insert']:.2f} "
+        f"to insert, {seconds['remove']:.2f} to remove.",
+    ]
+
+
+def _row(label: str, made: dict[str, float], drawn: dict[str, float], chance: float) -> str:
+    interval = f"{made['low']:.3f} to {made['high']:.3f}"
+    return f"| {label} | {made['value']:.3f} | {interval} | {made['n']} | {drawn['value']:.3f} | {chance:.3f} |"
+
+
+def _limits() -> list[str]:
+    return [
+        "## Limits",
+        "",
+        "- Words outside its vocabulary are refused.",
+        "- What it paints is softer than a rendered object, and written text is not legible.",
+        "- A removal invents what it cannot know. The grain of a background is not continued.",
+        "- An edit counts only when it is verified: a concept that was asked for may be missing from the picture.",
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of the card."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(arguments)
+    write_text(EDITORS / NAME / "README.md", card(EDITORS / NAME))
+
+
+if __name__ == "__main__":
+    main()

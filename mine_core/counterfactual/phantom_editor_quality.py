@@ -1,0 +1,205 @@
+"""Measure the phantom's editor: are things recognised that it inserted, as asked, and how near is a removal to the truth?
+
+python -m mine_core.counterfactual.phantom_editor_quality --json assets/editors/phantom/quality.json
+"""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from mine_core.config import cache_directory
+from mine_core.counterfactual.editor_judge import (
+    DRAWN_ATTRIBUTES,
+    FIRST_SEED,
+    JUDGED_SIZE,
+    QUESTIONS,
+    Judge,
+    answers_of,
+    judged,
+    rendered_objects,
+    trained_judge,
+)
+from mine_core.counterfactual.editor_loading import load_editor
+from mine_core.counterfactual.editors import Editor, create_editor
+from mine_core.counterfactual.train_pairs import SCENE_SIZE, prompt_of
+from mine_core.counterfactual.windows import cut, window_around
+from mine_core.subjects.phantom import scenes
+from mine_core.subjects.phantom.scenes.concepts import DRAWN
+
+EVALUATION_SEED = 1_000_000
+RING = 4  # pixels of the ring whose median colour a removal is compared with
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """One request: what to insert where in which scene."""
+
+    image: UInt8[np.ndarray, "size size 3"]
+    edit_mask: Bool[np.ndarray, "size size"]
+    item: scenes.SceneObject
+    prompt: str
+
+
+def insertions(n: int, first_seed: int = EVALUATION_SEED) -> list[Insertion]:
+    """Requests that go through all concepts in turn, under boxes and ovals of any aspect, anywhere in held-out scenes.
+
+    The longer side is a third to 60 % of the scene, the aspect 1:2 to 2:1.
+    """
+    found = []
+    for number in range(n):
+        rng = np.random.default_rng([first_seed, number])
+        concept = scenes.CONCEPTS[number % len(scenes.CONCEPTS)].name
+        drawn = tuple((name, str(rng.choice(values))) for name, values in DRAWN.get(concept, {}).items())
+        item = scenes.SceneObject(concept, 0.5, 0.5, 0.5, drawn, number)
+        image = scenes.render(scenes.sample_scene(first_seed + number), SCENE_SIZE).image
+        found.append(Insertion(image, any_region(rng), item, prompt_of(item, rng, told=1.0)))
+    return found
+
+
+def any_region(rng: np.random.Generator) -> Bool[np.ndarray, "size size"]:
+    """A box or an oval of any aspect that lies in the scene."""
+    longer, aspect = rng.uniform(0.33, 0.6) * SCENE_SIZE, 2.0 ** rng.uniform(-1, 1)
+    tall, wide = (longer, longer / aspect) if aspect > 1 else (longer * aspect, longer)
+    top, left = rng.uniform(0, SCENE_SIZE - tall), rng.uniform(0, SCENE_SIZE - wide)
+    rows, cols = np.indices((SCENE_SIZE, SCENE_SIZE)) + 0.5
+    across, down = (cols - left - wide / 2) / (wide / 2), (rows - top - tall / 2) / (tall / 2)
+    return (np.maximum(abs(across), abs(down)) <= 1) if rng.random() < 0.5 else (across**2 + down**2 <= 1)
+
+
+def measure_insertions(editor: Editor, judge: Judge, asked: Sequence[Insertion]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Share of insertions that the judge recognises, and of attributes that are as asked; returns the edited images, too."""
+    edited, windows = [], []
+    for number, request in enumerate(asked):
+        edit = editor.edit(request.image, request.edit_mask, f"insert {request.prompt}", seed=number)
+        edited.append(edit.edited)
+        windows.append(cut(edit.edited, window_around(request.edit_mask), JUDGED_SIZE))
+    return _as_asked(judge, np.stack(windows), [request.item for request in asked]), edited
+
+
+def _as_asked(judge: Judge, windows: UInt8[np.ndarray, "image row col 3"], items: Sequence[scenes.SceneObject]) -> dict[str, Any]:
+    found, truth = judged(judge, windows), answers_of(items)
+    right = found["concept"] == truth["concept"]
+    each = {}
+    for index, name in enumerate(QUESTIONS["concept"]):
+        if (truth["concept"] == index).any():
+            each[name] = float(right[truth["concept"] == index].mean())
+    report: dict[str, Any] = {"recognised": _share(right), "recognised_each": each}
+    for name in DRAWN_ATTRIBUTES:
+        asked = truth[name] >= 0
+        if asked.any():
+            report[name] = _share(found[name][asked] == truth[name][asked]) | {"chance": 1 / len(QUESTIONS[name])}
+    return report
+
+
+def _share(right: Bool[np.ndarray, " trial"]) -> dict[str, float]:
+    """A share with its 95 % interval (Wilson 1927)."""
+    n, p, z = len(right), float(right.mean()), 1.959964
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return {"value": p, "low": float(middle - half), "high": float(middle + half), "n": n}
+
+
+def measure_removals(editors: Sequence[Editor], n: int, first_seed: int = EVALUATION_SEED) -> dict[str, Any]:
+    """Mean absolute difference (of 255) under the mask between what a removal left and the scene drawn without the object.
+
+    Masks are an object's outline grown by three pixels. `ring median` fills with the median colour of a ring about the mask.
+    """
+    errors: dict[str, list[float]] = {name: [] for name in (*(editor.name for editor in editors), "ring median")}
+    for number in range(n):
+        scene = scenes.sample_scene(first_seed + 500_000 + number)
+        full = scenes.render(scene, SCENE_SIZE)
+        index = int(np.argmax(full.visible))
+        rest = tuple(other for place, other in enumerate(scene.objects) if place != index)
+        truth = scenes.render(scenes.Scene(scene.seed, scene.background, rest, scene.light), SCENE_SIZE).image
+        outline = cv2.dilate((full.object_map == index).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+        if not 100 < outline.sum() < 0.6 * outline.size:
+            continue
+        for editor in editors:
+            edit = editor.edit(full.image, outline, "remove the object", seed=number)
+            errors[editor.name].append(float(np.abs(edit.edited[outline].astype(float) - truth[outline]).mean()))
+        ring = (cv2.dilate(outline.astype(np.uint8), np.ones((2 * RING + 1,) * 2, np.uint8)) > 0) & ~outline
+        median = np.median(full.image[ring], axis=0)
+        errors["ring median"].append(float(np.abs(median - truth[outline]).mean()))
+    return {
+        name: {"mean": float(np.mean(values)), "median": float(np.median(values)), "n": len(values)} for name, values in errors.items()
+    }
+
+
+def measure_speed(editor: Editor, asked: Sequence[Insertion]) -> dict[str, float]:
+    """Median wall seconds of an insertion and of a removal on this machine."""
+    seconds: dict[str, list[float]] = {"insert": [], "remove": []}
+    for request in asked:
+        for kind, words in (("insert", f"insert {request.prompt}"), ("remove", "remove the object")):
+            start = time.perf_counter()
+            editor.edit(request.image, request.edit_mask, words, seed=1)
+            seconds[kind].append(time.perf_counter() - start)
+    return {kind: float(np.median(values)) for kind, values in seconds.items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of the quality report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--insertions", type=int, default=720)
+    parser.add_argument("--removals", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of edits to this PNG")
+    asked = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    import torch
+
+    torch.set_num_threads(asked.threads)
+    judge = trained_judge(cache_directory() / "training" / "phantom-editor" / "judge")
+    editor = load_editor("phantom", "cpu")
+    requests = insertions(asked.insertions)
+    report, edited = measure_insertions(editor, judge, requests)
+    images, items = rendered_objects(2000, FIRST_SEED + 50_000_000)
+    report = {
+        "sha256": editor.loaded.weights,
+        "first_seed": EVALUATION_SEED,
+        "insertions": report,
+        "rendered": _as_asked(judge, images.numpy(), items),
+        "removals": measure_removals([editor, create_editor("patch-fill"), create_editor("smooth-fill")], asked.removals),
+        "seconds": measure_speed(editor, requests[:10]) | {"threads": asked.threads},
+    }
+    if asked.json:
+        asked.json.write_text(json.dumps(report, indent=1) + "\n")
+    if asked.sheet:
+        sheet = contact_sheet(requests[:72], edited[:72])
+        cv2.imwrite(str(asked.sheet), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    logger.info(json.dumps(brief(report), indent=1))
+
+
+def brief(report: dict[str, Any]) -> dict[str, Any]:
+    """The main figures of a report, those of rendered objects after the stroke."""
+    made, drawn = report["insertions"], report["rendered"]
+    names = ("recognised", *(name for name in DRAWN_ATTRIBUTES if name in made))
+    shares = {name: f"{made[name]['value']:.3f} / {drawn[name]['value']:.3f}" for name in names}
+    removals = {name: round(values["mean"], 2) for name, values in report["removals"].items()}
+    worst = sorted(made["recognised_each"].items(), key=lambda entry: entry[1])[:6]
+    return {**shares, "removals": removals, "seconds": report["seconds"], "worst": worst}
+
+
+def contact_sheet(asked: Sequence[Insertion], edited: Sequence[np.ndarray], columns: int = 9) -> UInt8[np.ndarray, "rows cols 3"]:
+    """Edited images side by side, their masks outlined."""
+    tiles = []
+    for request, image in zip(asked, edited, strict=True):
+        tile = image.copy()
+        outlines, _ = cv2.findContours(request.edit_mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        tiles.append(cv2.drawContours(tile, outlines, -1, (255, 255, 255), 1))
+    rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles) - columns + 1, columns)]
+    return np.concatenate(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The denoiser's stage: a fixed pool of edits as latents, drawn from at random with new noise and new words each time."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mine_core.counterfactual.phantom_editor import EditorShape, Part, build_scheduler, build_tokenizer
+from mine_core.counterfactual.train_autoencoder import to_pixels
+from mine_core.counterfactual.train_pairs import prompt_of
+from mine_core.counterfactual.train_run import Run
+from mine_core.errors import EditError
+from mine_core.subjects.phantom import scenes
+
+INSERTED = 0.72  # of the denoiser's pictures; the rest are removals
+WORDLESS = 0.1  # of its prompts, so that it can be guided
+OUTSIDE = 0.05  # weight of cells that are not to be repainted: they teach, but nobody sees them
+LARGE_FROM = 0.7  # share of the stage after which windows have their final size: small ones teach what is what, cheaply
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Edits as latents (scaled to an SD of 1): what should come out, what is seen of it, which cells may change, what was asked."""
+
+    latents: Tensor
+    seen: Tensor
+    cells: Bool[Tensor, "edit row col"]
+    items: tuple[scenes.SceneObject | None, ...]
+
+    @property
+    def inserted(self) -> Int[np.ndarray, " insertion"]:
+        """Rows of insertions."""
+        return np.flatnonzero([item is not None for item in self.items])
+
+    @property
+    def removed(self) -> Int[np.ndarray, " removal"]:
+        """Rows of removals."""
+        return np.flatnonzero([item is None for item in self.items])
+
+    def save(self, path: Path, about: dict[str, Any]) -> None:
+        """Replace the file in one move."""
+        items = [None if item is None else asdict(item) for item in self.items]
+        temporary = path.with_name(f".{path.name}")
+        tensors = {"latents": self.latents, "seen": self.seen, "cells": self.cells}
+        save_file(tensors, temporary, metadata={"items": json.dumps(items), "about": json.dumps(about)})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Pool":
+        """Read a pool."""
+        with safe_open(path, "pt") as stream:
+            items = json.loads(stream.metadata()["items"])
+        return cls(**load_file(path), items=tuple(None if item is None else _item(item) for item in items))
+
+
+def _item(values: dict[str, Any]) -> scenes.SceneObject:
+    return scenes.SceneObject(**{**values, "attributes": tuple((name, value) for name, value in values["attributes"])})
+
+
+@torch.no_grad()
+def encode_pool(autoencoder: Part, shape: EditorShape, chunks: Iterator[Any], n_edits: int) -> Pool:
+    """Render edits until there are `n_edits`, and encode each picture whole and with its cells greyed."""
+    latents, seen, cells, items = [], [], [], []
+    for images, inside, shown in chunks:
+        pixels = to_pixels(images)
+        covered = inside[:, None].repeat_interleave(shape.cell, -2).repeat_interleave(shape.cell, -1)
+        both = torch.cat([pixels, pixels * ~covered]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            codes = autoencoder.encoder(both).float() * autoencoder.config.scaling_factor
+        latents.append(codes[: len(pixels)].half())
+        seen.append(codes[len(pixels) :].half())
+        cells.append(inside)
+        items += shown
+        if len(items) // 5000 != (len(items) - len(shown)) // 5000:
+            logger.info("pool: %d of %d edits", len(items), n_edits)
+        if len(items) >= n_edits:
+            break
+    tables = (torch.cat(parts)[:n_edits].contiguous() for parts in (latents, seen, cells))
+    return Pool(*tables, items=tuple(items[:n_edits]))
+
+
+class DenoiserBatches:
+    """Losses of the denoiser, step by step: a function of the step's number, and of which pool the schedule has come to.
+
+    `pools` hold small windows and then large ones, or windows of one size.
+    """
+
+    def __init__(self, pools: Sequence[Pool], shape: EditorShape, run: Run) -> None:
+        self.pools, self.run = pools, run
+        self.scheduler = build_scheduler()
+        self.tokenizer = build_tokenizer(shape)
+        self.rows = [(pool.inserted, pool.removed) for pool in pools]
+        if not all(len(rows) for both in self.rows for rows in both):
+            raise EditError("A pool holds no insertion or no removal; make a larger one.")
+
+    def __iter__(self) -> Iterator[Callable[[nn.ModuleDict], Tensor]]:
+        while True:
+            yield self.loss_at(self.run.progress.step)
+
+    def loss_at(self, step: int) -> Callable[[nn.ModuleDict], Tensor]:
+        """The loss of one step's edits, times and noise."""
+        recipe = self.run.recipe
+        which = 0 if self.run.share_done() < LARGE_FROM else len(self.pools) - 1
+        pool, rows = self.pools[which], self.rows[which]
+        rng = np.random.default_rng([recipe.seed, step])
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        n = recipe.batch_size
+        kinds = (rng.random(n) >= INSERTED).astype(int)
+        chosen = torch.from_numpy(np.array([rng.choice(rows[kind]) for kind in kinds]))
+        prompts = ["" if rng.random() < WORDLESS else prompt_of(pool.items[row], rng) for row in chosen]
+        # one time out of each n-th of the range: less noise in the gradient
+        strata = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
+        times = (strata * self.scheduler.config.num_train_timesteps).long()
+        noise = torch.randn(n, *pool.latents.shape[1:], generator=generator)
+        ids = self.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
+        return partial(denoiser_loss, pool=pool, rows=chosen, ids=ids, times=times, noise=noise, run=self.run)
+
+
+def denoiser_loss(
+    parts: nn.ModuleDict, pool: Pool, rows: Tensor, ids: Tensor, times: Tensor, noise: Tensor, run: Run
+) -> Float[Tensor, ""]:
+    """Squared error of the predicted velocity, cells outside the mask counting little.
+
+    v = sqrt(a_t) noise - sqrt(1 - a_t) latents
+    """
+    scheduler, device = build_scheduler(), run.device
+    latents, seen = pool.latents[rows].float().to(device), pool.seen[rows].float().to(device)
+    cells = pool.cells[rows, None].float().to(device)
+    times, noise = times.to(device), noise.to(device)
+    noisy = scheduler.add_noise(latents, noise, times)
+    wanted = scheduler.get_velocity(latents, noise, times)
+    with run.precision():
+        text = parts["text_encoder"](ids.to(device)).last_hidden_state
+        stacked = torch.cat([noisy, cells, seen], dim=1).contiguous(memory_format=torch.channels_last)
+        found = parts["denoiser"](stacked, times, encoder_hidden_states=text, return_dict=False)[0]
+    weight = OUTSIDE + (1 - OUTSIDE) * cells
+    return (weight * (found.float() - wanted) ** 2).sum() / (weight.sum() * latents.shape[1])

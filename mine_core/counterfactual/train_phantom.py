@@ -1,0 +1,154 @@
+"""Train the phantom's editor from scratch on rendered scenes.
+
+    python -m mine_core.counterfactual.train_phantom --autoencoder-minutes 14 --minutes 60 --threads 1
+
+Three stages, each resumed where it was cut off: the autoencoder; pools of edits as latents, made once; the denoiser with its
+text encoder on those pools. Checkpoints (safetensors, one atomic file a stage with weights, average, optimiser and settings) go
+to cache/training/phantom-editor. `--export` writes the averaged weights to assets/editors/phantom.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from mine_core.artifacts import hash_file
+from mine_core.config import cache_directory
+from mine_core.counterfactual import train_autoencoder
+from mine_core.counterfactual.phantom_editor import (
+    ASSETS,
+    EditorShape,
+    assemble,
+    build_autoencoder,
+    build_denoiser,
+    build_text_encoder,
+    save_editor,
+)
+from mine_core.counterfactual.train_autoencoder import batches, trained_autoencoder
+from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
+from mine_core.counterfactual.train_pairs import CropChunks, prompt_words
+from mine_core.counterfactual.train_run import CHECKPOINT, Recipe, Run, read_state, under
+
+NAME = "phantom"
+POOL_SEED = 800_000_000
+logger = logging.getLogger(__name__)
+
+
+def autoencoder_run(recipe: Recipe, shape: EditorShape, device: torch.device, directory: Path) -> tuple[Run, EditorShape]:
+    """A new autoencoder, or the one of the checkpoint in `directory`, with this recipe's schedule."""
+    torch.manual_seed(recipe.seed)
+    shape = saved_shape(directory) or shape
+    return _resumed(Run(recipe, nn.ModuleDict({"autoencoder": build_autoencoder(shape)}), device), directory), shape
+
+
+def denoiser_run(recipe: Recipe, shape: EditorShape, device: torch.device, directory: Path) -> Run:
+    """A new denoiser with its text encoder, or those of the checkpoint in `directory`, with this recipe's schedule."""
+    torch.manual_seed(recipe.seed + 1)
+    parts = {"denoiser": build_denoiser(shape), "text_encoder": build_text_encoder(shape)}
+    return _resumed(Run(recipe, nn.ModuleDict(parts), device), directory)
+
+
+def saved_shape(directory: Path) -> EditorShape | None:
+    """Shape of the networks of a checkpoint; None without one."""
+    return EditorShape.from_dict(read_state(directory)["shape"]) if (directory / CHECKPOINT).is_file() else None
+
+
+def _resumed(run: Run, directory: Path) -> Run:
+    if (directory / CHECKPOINT).is_file():
+        run.restore(directory)
+        logger.info("%s: resumed at step %d", run.recipe.stage, run.progress.step)
+    return run
+
+
+def made_pool(root: Path, size: int, n_edits: int, workers: int) -> Pool:
+    """The pool of a trained autoencoder for windows of `size` pixels: read, or made and kept."""
+    path = root / f"pool-{size}.safetensors"
+    about = {"autoencoder": hash_file(root / "autoencoder" / CHECKPOINT), "n_edits": n_edits, "first_seed": POOL_SEED}
+    if path.is_file():
+        with safe_open(path, "pt") as stream:
+            if json.loads(stream.metadata()["about"]) == about:
+                return Pool.load(path)
+    autoencoder, shape = trained_autoencoder(root / "autoencoder")
+    chunks = batches(CropChunks(POOL_SEED, size, shape.cell), 0, n_edits, workers)
+    pool = encode_pool(autoencoder, shape, chunks, n_edits)
+    pool.save(path, about)
+    return pool
+
+
+def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Write the averaged weights of both stages to `assets`/phantom, with how they came about."""
+    autoencoder, _ = trained_autoencoder(root / "autoencoder")
+    shape = EditorShape.from_dict(read_state(root / "denoiser")["shape"])
+    tensors = under(load_file(root / "denoiser" / CHECKPOINT), "average")
+    denoiser, text_encoder = build_denoiser(shape), build_text_encoder(shape)
+    denoiser.load_state_dict(under(tensors, "denoiser"))
+    text_encoder.load_state_dict(under(tensors, "text_encoder"))
+    seeds = {"autoencoder": train_autoencoder.FIRST_SEED, "pool": POOL_SEED}
+    training: dict[str, Any] = {"notes": list(notes), "first_seed": seeds, "pool": {}}
+    for stage in ("autoencoder", "denoiser"):
+        state = read_state(root / stage)
+        minutes = round(state["progress"]["seconds"] / 60, 1)
+        training[stage] = {"recipe": state["recipe"], "steps": state["progress"]["step"], "minutes": minutes}
+    for size in dict.fromkeys((shape.first_size, shape.size)):
+        with safe_open(root / f"pool-{size}.safetensors", "pt") as stream:
+            training["pool"][str(size)] = json.loads(stream.metadata()["about"])["n_edits"]
+    assets.mkdir(parents=True, exist_ok=True)
+    return save_editor(assemble(shape, autoencoder, denoiser, text_encoder), shape, assets / NAME, {"training": training})
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=("all", "autoencoder", "pool", "denoiser"), default="all")
+    parser.add_argument("--autoencoder-minutes", type=float, default=14.0, help="of the autoencoder, those before a resume included")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of the denoiser, likewise")
+    parser.add_argument("--pool", type=int, default=60_000, help="edits that the denoiser begins with")
+    parser.add_argument("--large-pool", type=int, default=25_000, help="edits in windows of the final size")
+    parser.add_argument("--size", type=int, default=96, help="pixels of the final windows; 64: those that it begins with are final")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="end a stage after so many steps, if its minutes last longer")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak rate of the denoiser; the autoencoder's is twice that")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="processes that render")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--save-minutes", type=float, default=3.0)
+    parser.add_argument("--export", action="store_true", help="write the last checkpoints to assets and do not train")
+    parser.add_argument("--note", action="append", default=[], help="with --export: a sentence for the model card")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of the training."""
+    asked = _arguments().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    root = cache_directory() / "training" / "phantom-editor"
+    if asked.export:
+        export(root, ASSETS, asked.note)
+        return
+    torch.set_num_threads(asked.threads)
+    device = torch.device(asked.device)
+    if asked.stage in ("all", "autoencoder"):
+        recipe = Recipe("autoencoder", asked.steps, asked.autoencoder_minutes, asked.batch, 2 * asked.rate, seed=asked.seed)
+        run, shape = autoencoder_run(recipe, EditorShape(prompt_words()), device, root / "autoencoder")
+        train_autoencoder.train_autoencoder(run, shape, root / "autoencoder", workers=asked.workers, save_minutes=asked.save_minutes)
+    if asked.stage != "autoencoder":
+        shape = replace(EditorShape.from_dict(read_state(root / "autoencoder")["shape"]), size=asked.size)
+        sizes = {shape.size: asked.large_pool} | {shape.first_size: asked.pool}
+        pools = [made_pool(root, size, n_edits, asked.workers) for size, n_edits in sorted(sizes.items())]
+    if asked.stage in ("all", "denoiser"):
+        recipe = Recipe("denoiser", asked.steps, asked.minutes, asked.batch, asked.rate, seed=asked.seed)
+        run = denoiser_run(recipe, shape, device, root / "denoiser")
+        losses = DenoiserBatches(pools, shape, run)
+        run.train(losses, lambda done: done.save(root / "denoiser", shape.to_dict()), save_minutes=asked.save_minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""Editors of diffusers: every preset's class with tiny random weights, offline; what they may change, see, record and refuse."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import tiny_pipeline
+
+from mine_core.counterfactual import diffusion, editor_loading
+from mine_core.counterfactual.diffusion import DiffusionEditor, LoadedPipeline, read_instruction
+from mine_core.counterfactual.editor_loading import load_from_assets, load_pipeline
+from mine_core.counterfactual.editor_presets import (
+    choose_placement,
+    editor_available,
+    find_editor_preset,
+    how_to_get,
+    load_editor_presets,
+)
+from mine_core.counterfactual.editors import Editor, check_edit
+from mine_core.counterfactual.windows import (
+    Window,
+    cut,
+    cut_mask,
+    laid_back,
+    settled,
+    whole_cells,
+    window_around,
+)
+from mine_core.errors import Cancelled, ConfigError, EditError
+
+PRESETS = load_editor_presets()
+HEIGHT, WIDTH = 40, 48
+
+
+def small(name: str):
+    return replace(PRESETS[name], side=32, steps=3, lora="", variant="")
+
+
+@pytest.fixture(scope="module")
+def editors(tmp_path_factory):
+    """Each preset's editor, loaded from files as its publisher would lay them out."""
+    made = {}
+    for name in PRESETS:
+        folder = tmp_path_factory.mktemp(name)
+        tiny_pipeline(PRESETS[name].pipeline).save_pretrained(folder)
+        made[name] = DiffusionEditor(small(name), load_pipeline(small(name), folder, "cpu", weights="w"))
+    return made
+
+
+@pytest.fixture
+def picture(rng):
+    image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[8:24, 10:30] = True
+    return image, mask
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_edits_repeat_obey_seed_and_words_and_keep_to_their_mask(name, editors, picture) -> None:
+    image, mask = picture
+    editor = editors[name]
+    assert isinstance(editor, Editor)
+    first, again = (editor.edit(image, mask, "insert a red ball", seed=1) for _ in range(2))
+    check_edit(first)
+    assert np.array_equal(first.edited[~mask], image[~mask]) and np.array_equal(first.edited, again.edited)
+    assert (first.edited[mask] != image[mask]).any(1).mean() > 0.9
+    assert not np.array_equal(first.edited, editor.edit(image, mask, "insert a red ball", seed=2).edited)
+    assert not np.array_equal(first.edited, editor.edit(image, mask, "insert a dog", seed=1).edited)
+    record = first.provenance
+    assert record["pipeline"] == PRESETS[name].pipeline and record["weights"] == "w" and record["placement"] == "processor"
+    assert record["asked"] == "insert" and "red ball" in record["prompt"] and record["steps"] in (2, 3)
+    assert len(record["mask_hash"]) == 64 and record["window"][2] >= 20
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_saved_and_loaded_pipelines_paint_the_same(name, editors, picture) -> None:
+    image, mask = picture
+    memory = tiny_pipeline(PRESETS[name].pipeline)
+    memory.set_progress_bar_config(disable=True)
+    editor_loading._fitted(small(name), memory)
+    before = DiffusionEditor(small(name), LoadedPipeline(memory, "w", "processor"))
+    both = [editor.edit(image, mask, "remove it", seed=4).edited for editor in (before, editors[name])]
+    assert np.array_equal(*both)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name].pipeline.endswith("InpaintPipeline")])
+def test_masked_models_of_nine_channels_never_see_what_goes(name, editors, picture) -> None:
+    """What stood under the mask is unknown to the model: with it changed, the same is painted."""
+    if PRESETS[name].pipeline.startswith("Flux"):
+        pytest.skip("this model reads the whole picture beside the masked one, by its design")
+    image, mask = picture
+    other = image.copy()
+    other[mask] = 255 - other[mask]
+    editor = editors[name]
+    deep = np.zeros_like(mask)
+    deep[14:18, 16:24] = True  # far from the border, where the paste blends with what was there
+    painted = [editor.edit(each, mask, "insert a dog", seed=3).edited[deep].astype(int) for each in (image, other)]
+    # with a strength below 1 the noise begins on the picture itself
+    limit = 0 if PRESETS[name].strength == 1 else 60
+    assert np.abs(painted[0] - painted[1]).max() <= limit + 1
+
+
+def test_steps_are_told_and_can_be_cancelled(editors, picture) -> None:
+    image, mask = picture
+    editor = editors["phantom"]
+    seen: list[tuple[int, int]] = []
+
+    def told(step, n_steps, shown):
+        seen.append((step, n_steps))
+        assert np.array_equal(shown[~mask], image[~mask])
+
+    edit = editor.edit(image, mask, "insert a dog", seed=0, on_step=told)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert np.array_equal(edit.edited, editor.edit(image, mask, "insert a dog", seed=0).edited), "watching changes nothing"
+    asked = iter([False, False, True])
+    with pytest.raises(Cancelled):
+        editor.edit(image, mask, "insert a dog", seed=0, cancelled=lambda: next(asked))
+    assert "step" not in vars(editor.loaded.pipeline.scheduler), "the watch is taken off"
+    assert not editor.loaded.lock.locked()
+
+
+def test_last_preview_is_the_picture(editors, picture) -> None:
+    image, mask = picture
+    last = []
+    edit = editors["phantom"].edit(image, mask, "insert a dog", seed=0, on_step=lambda *seen: last.append(seen[2]))
+    assert np.abs(last[-1].astype(int) - edit.edited).max() <= 1
+
+
+class _Small(SimpleNamespace):
+    """A pipeline that runs out of GPU memory as long as it is not offloaded often enough."""
+
+    def __call__(self, **asked):
+        if self.failures:
+            self.failures -= 1
+            raise torch.cuda.OutOfMemoryError("too little")
+        return SimpleNamespace(images=[np.zeros((32, 32, 3))])
+
+    def maybe_free_model_hooks(self):
+        self.freed += 1
+
+
+def test_too_little_memory_falls_back_and_says_so(picture) -> None:
+    image, mask = picture
+    for failures, places in ((1, ["part by part on the GPU"]), (3, ["part by part on the GPU", "layer by layer on the GPU"])):
+        pipeline = _Small(failures=failures, freed=0, scheduler=object(), vae_scale_factor=8)
+        left = list(places)
+        loaded = LoadedPipeline(pipeline, "w", "whole on the GPU", lambda left=left: left.pop(0) if left else None)
+        editor = DiffusionEditor(small("sdxl-inpaint"), loaded)
+        if failures == 1:
+            edit = editor.edit(image, mask, "remove it", seed=0)
+            assert edit.provenance["placement"] == "part by part on the GPU, after memory ran out"
+            assert pipeline.freed == 2
+        else:
+            with pytest.raises(EditError, match="ran out of GPU memory"):
+                editor.edit(image, mask, "remove it", seed=0)
+            assert not left and not loaded.lock.locked()
+
+
+def test_offloader_goes_from_large_to_small(monkeypatch) -> None:
+    placed = []
+    monkeypatch.setattr(editor_loading, "_place", lambda pipeline, where, device: placed.append(where))
+    pipeline = SimpleNamespace(to=lambda where: None)
+    whole = editor_loading._Offloader(pipeline, "whole on the GPU", "cuda")
+    assert [whole(), whole(), whole()] == ["part by part on the GPU", "layer by layer on the GPU", None]
+    assert placed == ["part by part on the GPU", "layer by layer on the GPU"]
+    assert editor_loading._Offloader(pipeline, "layer by layer on the GPU", "cuda")() is None
+    assert editor_loading._Offloader(pipeline, "processor", "cpu")() is None
+
+
+def test_placement_follows_free_memory() -> None:
+    preset = PRESETS["sdxl-inpaint"]
+    places = [choose_placement(preset, free) for free in (None, 80.0, 11.2, 8.0, 4.0)]
+    assert places == ["processor", "whole on the GPU", "whole on the GPU", "part by part on the GPU", "layer by layer on the GPU"]
+    with pytest.raises(EditError, match=r"1\.2 GB are free"):
+        choose_placement(preset, 1.2)
+
+
+def test_presets_are_complete_and_wrong_ones_are_refused(tmp_path) -> None:
+    assert set(PRESETS) == {"phantom", "sd15-inpaint-lcm", "sdxl-inpaint", "flux2-klein-4b", "instruct-pix2pix"}
+    assert [name for name, preset in PRESETS.items() if preset.source == "assets"] == ["phantom"]
+    assert all(preset.offload_gb <= preset.memory_gb for preset in PRESETS.values())
+    text = (editor_loading.EDITOR_WEIGHTS.parent / "editors.toml").read_text()
+    path = tmp_path / "editors.toml"
+    for found, instead, reason in (
+        ("side = 512", "side = 512\ndepth = 3", "unknown keys depth"),
+        ('revision = "main"', "", "missing keys revision"),
+        ("strength = 0.99", "strength = 1.5", "strength"),
+        ("steps = 20", 'steps = "20"', "expected type int"),
+        ("guidance = 7.5", "guidance = 7", "decimal point"),
+        ("StableDiffusionXLInpaintPipeline", "PickledPipeline", "PickledPipeline"),
+        ('insertion = "add {}"', 'insertion = "add"', "insertion hold"),
+        ("masked = true", "masked = 1", "expected type bool"),
+        ("[phantom]", "[phantom", "cannot be read"),
+    ):
+        assert found in text
+        path.write_text(text.replace(found, instead))
+        with pytest.raises(ConfigError, match=reason):
+            load_editor_presets(path)
+    with pytest.raises(EditError, match="no generative editor 'dall'"):
+        find_editor_preset("dall")
+
+
+def test_absent_weights_say_how_to_get_them(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *asked, **named: None)
+    ready, reason = editor_available("sd15-inpaint-lcm")
+    assert not ready and "hf download stable-diffusion-v1-5" in reason and "lcm-lora" in reason and "2600 MB" in reason
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", _offline)
+    with pytest.raises(EditError, match="hf download diffusers/stable-diffusion-xl"):
+        editor_loading.load_editor("sdxl-inpaint", "cpu")
+    assert how_to_get(PRESETS["flux2-klein-4b"]).count("hf download") == 1
+
+
+def _offline(*asked, **named):
+    raise OSError("no connection")
+
+
+def test_broken_files_are_refused(tmp_path) -> None:
+    tiny_pipeline("StableDiffusionInpaintPipeline").save_pretrained(tmp_path)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(EditError, match="cannot be loaded"):
+        load_pipeline(small("sd15-inpaint-lcm"), tmp_path, "cpu", weights="w")
+
+
+def test_instructions_are_read_and_others_refused() -> None:
+    assert read_instruction("insert a  red ball") == ("insert", "a red ball")
+    assert read_instruction("Add snow") == ("insert", "snow")
+    assert read_instruction("remove what drives the voxel") == ("remove", "what drives the voxel")
+    for wrong in ("paint a dog", "insert", ""):
+        with pytest.raises(EditError, match="write 'insert'"):
+            read_instruction(wrong)
+
+
+def test_editor_of_few_words_refuses_others_and_minds_articles(editors, picture) -> None:
+    words = frozenset(["a", "an", "red", "apple", "ball", "man", "with", "glasses", "skis", "background"])
+    editor = replace(editors["phantom"], words=words)
+    for what, prompt in (
+        ("ball", "a ball"),
+        ("apple", "an apple"),
+        ("red ball", "a red ball"),
+        ("a red ball", "a red ball"),
+        ("Skis", "skis"),
+        ("man with glasses", "a man with glasses"),
+    ):
+        assert editor.prompt("insert", what) == prompt
+    assert editor.prompt("remove", "zebra") == "background"
+    image, mask = picture
+    with pytest.raises(EditError, match="never saw 'zebra'"):
+        editor.edit(image, mask, "insert a zebra", seed=0)
+
+
+def test_mask_outside_bounds_is_refused_before_any_work(editors, picture) -> None:
+    image, _ = picture
+    with pytest.raises(EditError, match="at most 60"):
+        editors["phantom"].edit(image, np.ones((HEIGHT, WIDTH), bool), "remove it", seed=0)
+
+
+def test_phantom_editor_of_another_size_is_refused(tmp_path, monkeypatch) -> None:
+    described = {"sha256": "x", "shape": {"words": ["a"], "size": 64}}
+    monkeypatch.setattr("mine_core.counterfactual.phantom_editor.read_description", lambda folder: described)
+    with pytest.raises(EditError, match="paints 64 pixels"):
+        load_from_assets(PRESETS["phantom"], tmp_path)
+
+
+def test_window_holds_the_mask_and_lies_in_the_image(rng) -> None:
+    for _ in range(60):
+        mask = np.zeros((70, 90), bool)
+        top, left = rng.integers(0, 60), rng.integers(0, 80)
+        mask[top : top + rng.integers(1, 50), left : left + rng.integers(1, 50)] = True
+        window = window_around(mask)
+        rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert window.top <= rows[0] and rows[-1] < window.top + window.side
+        assert window.left <= cols[0] and cols[-1] < window.left + window.side
+        assert window.top >= 0 and window.top + window.side <= 70 and window.left >= 0 and window.left + window.side <= 90
+    wide = np.zeros((20, 90), bool)
+    wide[5:15, 4:84] = True
+    assert window_around(wide).side == 80, "a mask longer than the image is tall needs a window beyond it"
+    with pytest.raises(EditError, match="empty"):
+        window_around(np.zeros((5, 5), bool))
+
+
+def test_cutting_and_laying_back_is_the_identity(rng) -> None:
+    image = rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    for window in (Window(4, 6, 16), Window(-5, -3, 40), Window(0, 20, 30)):
+        assert np.array_equal(laid_back(image, cut(image, window, window.side), window), image)
+        doubled = cut(image, window, 2 * window.side)
+        assert doubled.shape == (2 * window.side, 2 * window.side, 3)
+        assert np.abs(laid_back(image, doubled, window).astype(int) - image).mean() < 12
+
+
+def test_no_marked_pixel_is_lost_in_cells(rng) -> None:
+    mask = np.zeros((60, 60), bool)
+    mask[31, 17] = mask[20:40, 22:24] = True
+    window = window_around(mask)
+    cells = whole_cells(cut_mask(mask, window, 32), 4)
+    white = 255 * np.kron(cells, np.ones((4, 4), np.uint8))[..., None].repeat(3, -1)
+    back = laid_back(np.zeros((60, 60, 3), np.uint8), white.astype(np.uint8), window)
+    assert (back[mask] > 100).all()
+
+
+def test_settling_takes_out_a_cast_and_leaves_a_match_alone(rng) -> None:
+    original = rng.integers(60, 180, (48, 48, 3), dtype=np.uint8)
+    inside = np.zeros((48, 48), bool)
+    inside[12:36, 12:36] = True
+    assert np.array_equal(settled(original, original, inside, 30.0), original)
+    cast = (original + np.array([20, -10, 5])).astype(np.uint8)
+    assert np.abs(settled(cast, original, inside, 30.0)[inside].astype(int) - original[inside]).max() <= 1
+    near = settled(cast, original, inside, 3.0)[24, 24].astype(int) - cast[24, 24]
+    assert np.abs(near).max() <= 6, "a short reach leaves the middle as painted"
+
+
+def test_preview_of_what_the_scheduler_expects(editors) -> None:
+    """The watch keeps a scheduler's guess of the end, and the scheduler's own step is back afterwards."""
+    expected: list = []
+    scheduler = editors["instruct-pix2pix"].loaded.pipeline.scheduler
+    scheduler.set_timesteps(4)
+    x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    with diffusion._watched(scheduler, expected):
+        out = scheduler.step(torch.zeros_like(x), scheduler.timesteps[0], x, return_dict=False)
+    share = scheduler.alphas_cumprod[scheduler.timesteps[0]]
+    assert torch.allclose(expected[0], x / share**0.5, atol=1e-5) and len(out) == 2
+    assert "step" not in vars(scheduler)
