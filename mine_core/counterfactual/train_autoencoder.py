@@ -29,7 +29,7 @@ def autoencoder_loss(parts: nn.ModuleDict, tiles: Tensor, objects: Tensor, noise
     tiles : uint8 [tile, row, col, 3]; objects : share of each pixel that shows an object, 0 to 1.
     noise : standard normal, of the latents' shape.
     """
-    autoencoder = parts["autoencoder"]
+    autoencoder: Any = parts["autoencoder"]
     pixels = to_pixels(tiles.to(run.device))
     with run.precision():
         latents = autoencoder.encoder(pixels).float()

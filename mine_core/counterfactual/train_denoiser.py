@@ -86,8 +86,8 @@ def encode_pool(autoencoder: Part, shape: EditorShape, chunks: Iterator[Any], n_
             logger.info("pool: %d of %d edits", len(items), n_edits)
         if len(items) >= n_edits:
             break
-    tables = (torch.cat(parts)[:n_edits].contiguous() for parts in (latents, seen, cells))
-    return Pool(*tables, items=tuple(items[:n_edits]))
+    whole = [torch.cat(parts)[:n_edits].contiguous() for parts in (latents, seen, cells)]
+    return Pool(whole[0], whole[1], whole[2], tuple(items[:n_edits]))
 
 
 class DenoiserBatches:
@@ -98,7 +98,7 @@ class DenoiserBatches:
 
     def __init__(self, pools: Sequence[Pool], shape: EditorShape, run: Run) -> None:
         self.pools, self.run = pools, run
-        self.scheduler = build_scheduler()
+        self.scheduler: Any = build_scheduler()
         self.tokenizer = build_tokenizer(shape)
         self.rows = [(pool.inserted, pool.removed) for pool in pools]
         if not all(len(rows) for both in self.rows for rows in both):
@@ -134,7 +134,8 @@ def denoiser_loss(
 
     v = sqrt(a_t) noise - sqrt(1 - a_t) latents
     """
-    scheduler, device = build_scheduler(), run.device
+    scheduler: Any = build_scheduler()
+    device = run.device
     latents, seen = pool.latents[rows].float().to(device), pool.seen[rows].float().to(device)
     cells = pool.cells[rows, None].float().to(device)
     times, noise = times.to(device), noise.to(device)

@@ -174,12 +174,12 @@ def _oval(
     box: tuple[float, float, float, float], silhouette: Bool[np.ndarray, "size size"], swell: float
 ) -> Bool[np.ndarray, "size size"]:
     """Oval in a box, made larger until it holds nearly all of the silhouette."""
-    rows, cols = np.indices(silhouette.shape)
+    rows, cols = (np.asarray(axis) for axis in np.indices(silhouette.shape))
     centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     half = (max(1.0, (box[2] - box[0]) / 2), max(1.0, (box[3] - box[1]) / 2))
-    radius = ((rows - centre[0]) / half[0]) ** 2 + ((cols - centre[1]) / half[1]) ** 2
+    radius = np.asarray(((rows - centre[0]) / half[0]) ** 2 + ((cols - centre[1]) / half[1]) ** 2)
     needed = float(np.quantile(radius[silhouette], 0.98)) if silhouette.any() else 1.0
-    return radius <= max(swell**2, needed)
+    return np.asarray(radius <= max(swell**2, needed))
 
 
 def _grown(region: Bool[np.ndarray, "size size"], radius: float) -> Bool[np.ndarray, "size size"]:

@@ -70,7 +70,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        self.parts = self.parts.to(self.device, memory_format=torch.channels_last)
+        self.parts = self.parts.to(device=self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.parts).eval().requires_grad_(False)
         self.parameters = list(self.parts.parameters())
         decayed = [parameter for parameter in self.parameters if parameter.ndim >= 2]

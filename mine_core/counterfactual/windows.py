@@ -1,6 +1,7 @@
 """The square window of an image that a generative editor works on: a mask's box and its surroundings, at the editor's size."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,7 +56,8 @@ def cut_mask(edit_mask: Bool[np.ndarray, "height width"], window: Window, size: 
     grown = cv2.resize(
         inside.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA if window.side > size else cv2.INTER_LINEAR
     )
-    return grown > 1e-3
+    marked: Any = grown > 1e-3
+    return marked
 
 
 def whole_cells(inside: Bool[np.ndarray, "size size"], cell: int) -> Bool[np.ndarray, "rows cols"]:

@@ -161,7 +161,8 @@ def checked(text: str) -> WrittenProfile:
     ]
     if not all(isinstance(item, str) and len(item) <= MOST_TEXT for item in flat) or not found["primary_content"].strip():
         raise DescriptionError(f"a field of the answer is empty, no text, or longer than {MOST_TEXT} letters")
-    return WrittenProfile(**{name: found[name] for name in TEXTS}, **{name: tuple(found[name]) for name in LISTS})
+    fields: dict[str, Any] = {name: found[name] for name in TEXTS} | {name: tuple(found[name]) for name in LISTS}
+    return WrittenProfile(**fields)
 
 
 def _post(address: str, body: bytes, headers: dict[str, str], seconds: float) -> bytes:

@@ -61,7 +61,7 @@ def phantom_words() -> dict[str, dict[str, tuple[str, ...]]]:
 
 def phantom_alternatives() -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
     """Name, kind, groups of things and words of every attribute."""
-    found = []
+    found: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = []
     for name, values in ATTRIBUTES.items():
         kind = "scene" if name in OF_SCENE else "place" if name in OF_PLACE else "thing"
         group = ATTRIBUTE_GROUP.get(name)
@@ -81,8 +81,8 @@ def phantom_vocabulary_toml() -> str:
     for group, words in phantom_words().items():
         lines += ["", "[[group]]", f'name = "{group}"', "[group.words]"]
         lines += [f'"{word}" = [{quoted(phrases)}]' for word, phrases in words.items()]
-    for name, kind, of, words in phantom_alternatives():
-        lines += ["", "[[alternatives]]", f'name = "{name}"', f'kind = "{kind}"', f"of = [{quoted(of)}]", f"words = [{quoted(words)}]"]
+    for name, kind, of, values in phantom_alternatives():
+        lines += ["", "[[alternatives]]", f'name = "{name}"', f'kind = "{kind}"', f"of = [{quoted(of)}]", f"words = [{quoted(values)}]"]
     return "\n".join(lines) + "\n"
 
 

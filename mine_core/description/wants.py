@@ -226,5 +226,5 @@ def _company(ground: Ground, answers: Float[np.ndarray, " held_out"], phrases: l
         left = float(beyond @ rest) / length if length > 1e-6 else 0.0
         if left < KEEPS * alone:
             with_most = phrases[int((given.T @ own).argmax())]
-            found.append(Company(ground.words[word], ground.words[with_most], alone, left))
+            found.append(Company(ground.words[word], ground.words[with_most], alone, float(left)))
     return tuple(sorted(found, key=lambda entry: -entry.alone))

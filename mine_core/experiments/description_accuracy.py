@@ -52,8 +52,8 @@ def against_truth(instrument: Instrument, table: pd.DataFrame) -> dict[str, Any]
     rows = list(table.iloc[chosen].itertuples())
     rates = {name: _rate(rows, planted, right, group_of) for name, right in RIGHT.items()}
     with_attribute = [i for i, answer in enumerate(planted) if answer.attribute]
-    attributes = [[part[i] for i in with_attribute] for part in (rows, planted)]
-    rates |= {name: _rate(*attributes, right, group_of) for name, right in RIGHT_ATTRIBUTE.items()}
+    rows_with, planted_with = ([part[i] for i in with_attribute] for part in (rows, planted))
+    rates |= {name: _rate(rows_with, planted_with, right, group_of) for name, right in RIGHT_ATTRIBUTE.items()}
     named = [i for i in with_attribute if _named(rows[i])]
     rates["attribute_right_where_named"] = _rate([rows[i] for i in named], [planted[i] for i in named], _attribute_right, group_of)
     without = [row for row, answer in zip(rows, planted, strict=True) if not answer.attribute]

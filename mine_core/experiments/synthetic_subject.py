@@ -75,6 +75,7 @@ def _instrument(size: Size, folder: Path, rng: np.random.Generator) -> tuple[Ins
         score=absent,
         vocabulary=vocabulary,
         words=absent,
+        evidence=absent,
         captions=("",) * size.images,
         likeness=absent,
         backbone=absent,

@@ -57,7 +57,7 @@ def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     return [
         *before,
         Stage("words", words, 15, "Scoring words for every voxel", _maker("words", config)),
-        Stage("evidence", evidence, 5, "Looking for every word in every image", _maker("evidence", config)),
+        Stage("evidence", evidence, 5, "Looking for every word in every image", _maker("evidence", config, "word_makers")),
         Stage("captions", captions, 15, "Writing captions", _maker("captions", config)),
     ]
 
@@ -108,23 +108,16 @@ def _custom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage
     return [Stage("cortex", layout, 5, "Laying out units by similarity", _maker("layout", found))]
 
 
-def _maker(name: str, given: Any, where: Literal["makers", "layouts"] = "makers") -> Make:
+def _maker(name: str, given: Any, where: Literal["makers", "layouts", "word_makers"] = "makers") -> Make:
     """Find a maker when it is needed: opening what is in the store must not wait for the libraries that make it."""
 
     def make(directory: Path, made: Made, on_progress: OnProgress, cancelled: IsCancelled) -> dict[str, Any] | None:
-<<<<<<< HEAD
         from importlib import import_module
 
         from mine_core.instrument.makers import Work
 
         maker = getattr(import_module(f"mine_core.instrument.{where}"), name)
         return maker(given)(Work(directory, made, on_progress, cancelled))
-=======
-        from mine_core.instrument import makers, word_makers
-
-        maker = getattr(word_makers if name == "evidence" else makers, name)
-        return maker(given)(makers.Work(directory, made, on_progress, cancelled))
->>>>>>> words
 
     return make
 
