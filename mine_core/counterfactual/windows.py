@@ -1,7 +1,6 @@
 """The square window of an image that a generative editor works on: a mask's box and its surroundings, at the editor's size."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -53,17 +52,15 @@ def cut(image: UInt8[np.ndarray, "height width 3"], window: Window, size: int) -
 def cut_mask(edit_mask: Bool[np.ndarray, "height width"], window: Window, size: int) -> Bool[np.ndarray, "size size"]:
     """A mask in a window at `size`: True where any part of it is marked; beyond the image nothing is."""
     inside = _taken(edit_mask.astype(np.uint8), window, cv2.BORDER_CONSTANT)
-    grown = cv2.resize(
-        inside.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA if window.side > size else cv2.INTER_LINEAR
-    )
-    marked: Any = grown > 1e-3
-    return marked
+    interpolation = cv2.INTER_AREA if window.side > size else cv2.INTER_LINEAR
+    grown = cv2.resize(inside.astype(np.float32), (size, size), interpolation=interpolation)
+    return grown > 1e-3
 
 
 def whole_cells(inside: Bool[np.ndarray, "size size"], cell: int) -> Bool[np.ndarray, "rows cols"]:
     """Cells of `cell` pixels of which any pixel is marked: what a latent editor is asked to repaint."""
     rows = inside.shape[0] // cell
-    return inside.reshape(rows, cell, rows, cell).any(axis=(1, 3))
+    return np.asarray(inside.reshape(rows, cell, rows, cell).any(axis=(1, 3)))
 
 
 def laid_back(
