@@ -21,6 +21,7 @@ ORDERS: dict[Order, str] = {"top": "Strongest", "middle": "Middling", "bottom": 
 N_IMAGES = 12
 # A photograph farther out than this percentage of held-out images is called unlike them.
 UNLIKE = 95.0
+FULL_STRENGTH = 0.98  # of the heatmaps' places lie within the scale
 # Methods whose values are weights, not parts of a response.
 UNITLESS: tuple[MethodName, ...] = ("gradient_attention", "rollout")
 
@@ -129,7 +130,8 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
     )
     method, heat = attribution.choose_method(view)
     shown = explain_voxel(instrument, view.voxel, order=order or "top", n=N_IMAGES, heat=heat)
-    limit = max(float(np.abs(item.values).max()) for item in shown) or 1.0
+    # a few strong places would leave the others too faint to see: what lies beyond the limit is drawn at full strength
+    limit = float(np.quantile(np.abs([item.values for item in shown]), FULL_STRENGTH)) or 1.0
     items = [_item(instrument, item, limit, item.stimulus == view.image) for item in shown]
     acted = gallery(
         items,
@@ -151,7 +153,8 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
 def _legend(method: MethodName, limit: float) -> tuple[str, str, str]:
     if method in UNITLESS:
         return "", heat_gradient(), f"weight up to {limit:.2g}"
-    return f"−{limit:.2f} lowers", heat_gradient(), f"raises +{limit:.2f} SD a patch"
+    cell = "quarter patch" if method == "traced" else "patch"
+    return f"−{limit:.2f} lowers", heat_gradient(), f"raises +{limit:.2f} SD a {cell}"
 
 
 def caption_source(instrument: Instrument) -> str:

@@ -1,6 +1,7 @@
 """Explore: the method is the user's choice, and a heatmap can be put to the test where it is shown."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,15 @@ def method_box(app):
     return next(box for box in app.selectbox if box.label == "Heatmap")
 
 
-def test_every_method_says_what_it_assumes_and_whether_it_sums(chosen, without_traced):
+def test_every_method_says_what_it_assumes_and_whether_it_sums(chosen, without_traced, monkeypatch, rng):
+    asked = []
+
+    def at_once(_seen, _store, method, stimulus, voxel):
+        asked.append((method, voxel))
+        return SimpleNamespace(values=rng.random((1, 8, 8)))
+
+    monkeypatch.setattr(attribution, "attribute_stimulus", at_once)
+    attribution._one.clear()
     app = opened(PAGE, **chosen)
     assert not app.exception
     for name in ("decomposition", "rollout"):
@@ -41,6 +50,8 @@ def test_every_method_says_what_it_assumes_and_whether_it_sums(chosen, without_t
         assert not app.exception
         assert METHODS[name].assumes in texts(app)
     assert "do not add up" in texts(app)
+    assert asked == [("rollout", int(chosen["voxel"]))] * 12
+    attribution._one.clear()
 
 
 def test_stored_traced_heatmaps_are_the_default_once_they_are_there(chosen, instrument, monkeypatch, rng):  # noqa: F811
