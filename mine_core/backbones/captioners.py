@@ -5,7 +5,7 @@ No published code is run and no pickle is read: the classes are those of the tra
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class TransformersCaptioner:
         return given.to(self.model.device, self.model.dtype)
 
 
-def load_captioner(kind: CaptionerKind, source: str | Path, device: str = "cpu") -> TransformersCaptioner:
+def load_captioner(kind: str, source: str | Path, device: str = "cpu") -> TransformersCaptioner:
     """Load a captioner from a folder, or by its name on the hub from the user's cache.
 
     Raises
