@@ -92,7 +92,7 @@ def load_captioner(kind: str, source: str | Path, device: str = "cpu") -> Transf
         return TransformersCaptioner(
             model.from_pretrained(source, use_safetensors=True, **safe).eval().to(device),
             processor.from_pretrained(source, **safe),
-            kind,
+            cast(CaptionerKind, kind),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(
