@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import encoders, validation
+from mine_core.ui import descriptions, encoders, validation
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -19,3 +19,6 @@ validation.learning(instrument)
 st.divider()
 st.subheader("Known answers", anchor=False)
 validation.known_answers(instrument)
+st.divider()
+st.subheader("Words", anchor=False)
+descriptions.of_words(instrument)

@@ -64,6 +64,7 @@ class Board {
 
   update(data, send) {
     this.data = data; this.send = send;
+    this.least.textContent = data.unplaced;
     const base = this.board.querySelector(".base");
     base.alt = data.alt; this.board.setAttribute("aria-label", data.label);
     if (base.getAttribute("src") !== data.image) base.src = data.image;

@@ -5,7 +5,7 @@ No published code is run and no pickle is read: the classes are those of the tra
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class TransformersCaptioner:
         return given.to(self.model.device, self.model.dtype)
 
 
-def load_captioner(kind: CaptionerKind, source: str | Path, device: str = "cpu") -> TransformersCaptioner:
+def load_captioner(kind: str, source: str | Path, device: str = "cpu") -> TransformersCaptioner:
     """Load a captioner from a folder, or by its name on the hub from the user's cache.
 
     Raises
@@ -92,7 +92,7 @@ def load_captioner(kind: CaptionerKind, source: str | Path, device: str = "cpu")
         return TransformersCaptioner(
             model.from_pretrained(source, use_safetensors=True, **safe).eval().to(device),
             processor.from_pretrained(source, **safe),
-            kind,
+            cast(CaptionerKind, kind),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(

@@ -112,9 +112,7 @@ def _rate(
     hits = np.array([right(row, answer, group_of) for row, answer in zip(rows, planted, strict=True)], np.float64)
     rng = np.random.default_rng(SEED)
     shuffled = [
-        np.mean(
-            [right((pool or rows)[other], answer, group_of) for other, answer in zip(_others(rows, pool, rng), planted, strict=True)]
-        )
+        np.mean([right(other, answer, group_of) for other, answer in zip(_others(rows, pool, rng), planted, strict=True)])
         for _ in range(N_SHUFFLES)
     ]
     return {

@@ -134,13 +134,23 @@ def painter(
     return _unpack_region(drawn, height, width)
 
 
-def placer(image: UInt8[np.ndarray, "height width 3"], *, choice: str, alt: str, label: str, key: str) -> tuple[int, int] | None:
+def placer(
+    image: UInt8[np.ndarray, "height width 3"],
+    *,
+    choice: str,
+    alt: str,
+    label: str,
+    key: str,
+    unplaced: str = "Where the voxel is driven least",
+) -> tuple[int, int] | None:
     """Show an image on which a place can be chosen by click or keyboard; return its pixel (row, col), or None if none is.
 
-    `choice` names what the place is chosen for; when it changes, no place is chosen.
+    `choice` names what the place is chosen for; when it changes, no place is chosen. `unplaced` is what the button that takes
+    the choice back is called.
     """
     height, width = image.shape[:2]
     data = {"image": data_url(image, "webp"), "width": width, "height": height, "key": choice, "alt": alt, "label": label}
+    data["unplaced"] = unplaced
     chosen = _renderer("placer")(key=key, data=data, on_place_change=_nothing).place
     if chosen is None or chosen["key"] != choice or chosen["row"] is None:
         return None

@@ -29,6 +29,7 @@ def words_of_image(view: View, instrument: Instrument) -> None:
             alt=alt,
             label=f"Patch whose words are wanted. {alt}. Arrow keys move the crosshair, Enter chooses the patch.",
             key="explore_patch",
+            unplaced="No patch",
         )
     with middle:
         _driving(view, instrument)

@@ -195,7 +195,7 @@ def test_alternatives_are_words_of_the_file():
     entry = {"name": "colour", "words": ["red", "blue"]}
     found = parse_vocabulary(table | {"alternatives": [entry]}, "here").alternatives[0]
     assert (found.name, found.words, found.of, found.kind) == ("colour", ("red", "blue"), (), "thing")
-    for wrong in ({"words": ["red"]}, {"words": ["red", "green"]}, {"of": ["nobody"]}, {"kind": "mood"}, {"word": 1}):
+    for wrong in ({"words": ["red"]}, {"words": ["red", "green"]}, {"of": ["nobody"]}, {"word": 1}):
         with pytest.raises(ConfigError, match="alternatives 'colour'"):
             parse_vocabulary(table | {"alternatives": [entry | wrong]}, "here")
     with pytest.raises(ConfigError, match="given twice"):
