@@ -120,7 +120,7 @@ def fit_judge(backbone: Backbone, views: Views, items: Sequence[scenes.SceneObje
     return Judge(backbone, mean, scale, coef, intercept, answers)
 
 
-def trained_judge(path: Path, n_pictures: int = 6000, *, workers: int = 0) -> Judge:
+def trained_judge(path: Path, n_pictures: int = 4000, *, workers: int = 0) -> Judge:
     """Read the judge kept at `path`, or fit one on `n_pictures` rendered objects and keep it there."""
     backbone = load_backbone(BACKBONE, "cpu")
     about = json.dumps({"n_pictures": n_pictures, "backbone": backbone.spec.weights_hash})
