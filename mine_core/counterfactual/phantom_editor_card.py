@@ -103,7 +103,8 @@ def _asked(stage: dict[str, Any], minutes: str) -> str:
 
 def _figures(quality: dict[str, Any]) -> list[str]:
     made, drawn = quality["insertions"], quality["rendered"]
-    rows = [_row("Concept recognised (36 concepts)", made["recognised"], drawn["recognised"], 1 / 36)]
+    n_concepts = len(made["recognised_each"])
+    rows = [_row(f"Concept recognised ({n_concepts} concepts)", made["recognised"], drawn["recognised"], 1 / n_concepts)]
     rows += [_row(name.capitalize(), made[name], drawn[name], made[name]["chance"]) for name in ATTRIBUTES if name in made]
     worst = sorted(made["recognised_each"].items(), key=lambda entry: entry[1])[:6]
     removals = [

@@ -18,20 +18,21 @@ from jaxtyping import Bool, UInt8
 
 from mine_core.config import cache_directory
 from mine_core.counterfactual.editor_judge import (
+    BACKBONE,
     DRAWN_ATTRIBUTES,
     FIRST_SEED,
-    JUDGED_SIZE,
     QUESTIONS,
     Judge,
+    Views,
     answers_of,
-    judged,
-    rendered_objects,
+    joined,
+    rendered_views,
     trained_judge,
+    view_of,
 )
 from mine_core.counterfactual.editor_loading import load_editor
 from mine_core.counterfactual.editors import Editor, create_editor
 from mine_core.counterfactual.train_pairs import SCENE_SIZE, prompt_of
-from mine_core.counterfactual.windows import cut, window_around
 from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
@@ -78,16 +79,16 @@ def any_region(rng: np.random.Generator) -> Bool[np.ndarray, "size size"]:
 
 def measure_insertions(editor: Editor, judge: Judge, asked: Sequence[Insertion]) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Share of insertions that the judge recognises, and of attributes that are as asked; returns the edited images, too."""
-    edited, windows = [], []
+    edited, views = [], []
     for number, request in enumerate(asked):
         edit = editor.edit(request.image, request.edit_mask, f"insert {request.prompt}", seed=number)
         edited.append(edit.edited)
-        windows.append(cut(edit.edited, window_around(request.edit_mask), JUDGED_SIZE))
-    return _as_asked(judge, np.stack(windows), [request.item for request in asked]), edited
+        views.append(view_of(edit.edited, request.edit_mask))
+    return _as_asked(judge, joined(views), [request.item for request in asked]), edited
 
 
-def _as_asked(judge: Judge, windows: UInt8[np.ndarray, "image row col 3"], items: Sequence[scenes.SceneObject]) -> dict[str, Any]:
-    found, truth = judged(judge, windows), answers_of(items)
+def _as_asked(judge: Judge, views: Views, items: Sequence[scenes.SceneObject]) -> dict[str, Any]:
+    found, truth = judge(views), answers_of(items)
     right = found["concept"] == truth["concept"]
     each = {}
     for index, name in enumerate(QUESTIONS["concept"]):
@@ -159,16 +160,17 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
 
     torch.set_num_threads(asked.threads)
-    judge = trained_judge(cache_directory() / "training" / "phantom-editor" / "judge")
+    judge = trained_judge(cache_directory() / "training" / "phantom-editor" / "judge.safetensors")
     editor = load_editor("phantom", "cpu")
     requests = insertions(asked.insertions)
     report, edited = measure_insertions(editor, judge, requests)
-    images, items = rendered_objects(2000, FIRST_SEED + 50_000_000)
+    views, items = rendered_views(1500, FIRST_SEED + 50_000_000)
     report = {
         "sha256": editor.loaded.weights,
         "first_seed": EVALUATION_SEED,
+        "judge": f"The judge is read-outs of backbone `{BACKBONE}` fit on rendered objects; it sees what is under the mask alone.",
         "insertions": report,
-        "rendered": _as_asked(judge, images.numpy(), items),
+        "rendered": _as_asked(judge, views, items),
         "removals": measure_removals([editor, create_editor("patch-fill"), create_editor("smooth-fill")], asked.removals),
         "seconds": measure_speed(editor, requests[:10]) | {"threads": asked.threads},
     }

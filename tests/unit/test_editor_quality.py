@@ -1,0 +1,149 @@
+"""The editor's judge sees the mask alone and answers as its references do; removals are measured against the true background."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from statsmodels.stats.proportion import proportion_confint
+
+from mine_core.backbones.base import Embedding
+from mine_core.counterfactual import phantom_editor_quality as quality
+from mine_core.counterfactual.editor_judge import QUESTIONS, Views, answers_of, features_of, fit_judge, joined, rendered_views, view_of
+from mine_core.counterfactual.editors import finish_edit
+from mine_core.counterfactual.phantom_editor_card import card
+from mine_core.errors import EditError
+from mine_core.subjects.phantom import scenes
+
+
+class Colours:
+    """A backbone whose patches are their mean colours, and the spread of these."""
+
+    spec = SimpleNamespace(grid=(8, 8), weights_hash="c" * 20)
+    device, image_size = "cpu", 96
+
+    def unused(self, *asked):
+        raise AssertionError("the judge embeds images and nothing else")
+
+    tokenizer = preprocess = pooled = encode_text = caption = unused
+
+    def embed(self, images, batch_size=32, on_progress=None, cancelled=None):
+        cells = images.astype(np.float32).reshape(len(images), 8, 12, 8, 12, 3)
+        found = np.concatenate([cells.mean((2, 4)), cells.std((2, 4))], axis=-1).reshape(len(images), 64, 6) / 64
+        return Embedding(found.sum(1), found, np.zeros((len(images), 6), np.float32))
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return rendered_views(420, 900_000_000)
+
+
+def test_judge_answers_as_its_regressions_do(rendered) -> None:
+    views, items = rendered
+    judge = fit_judge(Colours(), views, items)
+    found, truth = judge(views), answers_of(items)
+    X = features_of(Colours(), views)
+    X = (X - X.mean(0)) / np.maximum(X.std(0), 1e-6)
+    for name in ("concept", "glasses", "hair"):
+        asked = truth[name] >= 0
+        reference = LogisticRegression(C=0.01, max_iter=300).fit(X[asked], truth[name][asked]).predict(X)
+        assert (found[name] == reference).mean() > 0.995, name
+    assert (found["concept"] == truth["concept"]).mean() > 5 / len(QUESTIONS["concept"])
+
+
+def test_judge_sees_nothing_outside_the_mask(rendered, rng) -> None:
+    views, _ = rendered
+    few = Views(views.images[:6], views.cells[:6])
+    inside = np.kron(few.cells, np.ones((1, 4, 4), bool))[..., None]
+    noise = rng.integers(0, 256, few.images.shape, dtype=np.uint8)
+    outside_changed = Views(np.where(inside, few.images, noise), few.cells)
+    inside_changed = Views(np.where(inside, noise, few.images), few.cells)
+    assert np.array_equal(features_of(Colours(), few), features_of(Colours(), outside_changed))
+    assert not np.allclose(features_of(Colours(), few), features_of(Colours(), inside_changed))
+
+
+def test_requests_go_through_all_concepts_under_masks_of_any_aspect() -> None:
+    asked = quality.insertions(80)
+    assert [request.item.concept for request in asked[:40]] == list(QUESTIONS["concept"])
+    sides = [[np.flatnonzero(request.edit_mask.any(axis)).size for axis in (1, 0)] for request in asked]
+    aspects = np.array([tall / wide for tall, wide in sides])
+    assert aspects.min() < 0.6 and aspects.max() > 1.6
+    longer = np.array(sides).max(1) / 192
+    assert longer.min() > 0.3 and longer.max() < 0.62
+    view = view_of(asked[0].image, asked[0].edit_mask)
+    assert view.images.shape == (1, 96, 96, 3) and joined([view, view]).cells.shape == (2, 24, 24)
+
+
+def test_interval_of_a_share_is_wilsons() -> None:
+    for right, n in ((37, 40), (0, 12), (5, 5)):
+        found = quality._share(np.arange(n) < right)
+        assert (found["low"], found["high"]) == pytest.approx(proportion_confint(right, n, method="wilson"), abs=1e-6)
+
+
+class Oracle:
+    """Takes every object out exactly, or leaves everything where it is."""
+
+    def __init__(self, name: str, knows: bool) -> None:
+        self.name, self.knows = name, knows
+
+    def edit(self, image, edit_mask, instruction, *, seed, on_step=None, cancelled=None):
+        edited = image.copy()
+        if self.knows:
+            scene = scenes.sample_scene(quality.EVALUATION_SEED + 500_000 + seed)
+            full = scenes.render(scene, 192)
+            index = int(np.argmax(full.visible))
+            rest = tuple(item for place, item in enumerate(scene.objects) if place != index)
+            truth = scenes.render(scenes.Scene(scene.seed, scene.background, rest, scene.light), 192).image
+            edited[edit_mask] = truth[edit_mask]
+        return finish_edit(image, edited, edit_mask, instruction, editor=self.name, seed=seed, provenance={})
+
+
+def test_removals_are_measured_from_the_true_background() -> None:
+    found = quality.measure_removals([Oracle("true", True), Oracle("nothing", False)], 8)
+    assert found["true"]["mean"] == 0
+    assert found["nothing"]["mean"] > found["ring median"]["mean"] > 3
+    assert found["true"]["n"] == found["ring median"]["n"] >= 5
+
+
+def a_report(folder, sha="abc") -> None:
+    share = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 50}
+    made = {"recognised": share, "recognised_each": {"dog": 0.5, "cat": 1.0}, "colour": share | {"chance": 1 / 6}}
+    removals = {name: {"mean": 4.0, "median": 3.5, "n": 9} for name in ("phantom", "ring median")}
+    seconds = {"insert": 0.31, "remove": 0.2, "threads": 1}
+    report = {"sha256": sha, "judge": "The judge is X.", "insertions": made, "rendered": made, "removals": removals, "seconds": seconds}
+    (folder / "quality.json").write_text(json.dumps(report))
+    recipe = {"batch_size": 32, "rate": 1e-3, "precision": "bf16", "average": 0.998, "steps": 9, "minutes": 5.0, "seed": 1}
+    stage = {"recipe": recipe, "steps": 8, "minutes": 4.0}
+    seeds = {"autoencoder": 700_000_000, "pool": 800_000_000}
+    training = {"autoencoder": stage, "denoiser": stage, "pool": {"64": 100}, "first_seed": seeds, "notes": ["A note."]}
+    shape = {
+        "size": 64,
+        "encoder_blocks": [0, 2, 2],
+        "width": 32,
+        "channels": [64],
+        "text_layers": 2,
+        "text_width": 128,
+        "words": ["a"],
+    }
+    (folder / "editor.json").write_text(json.dumps({"sha256": "abc", "shape": shape, "training": training}))
+
+
+def test_card_tells_what_was_measured_and_refuses_other_weights(tmp_path) -> None:
+    a_report(tmp_path)
+    text = card(tmp_path)
+    for told in (
+        "| Colour | 0.900 | 0.800 to 0.950 | 50 | 0.900 | 0.167 |",
+        "dog 0.50",
+        "0.31 to insert",
+        "A note.",
+        "64 x 64",
+        "| phantom | 4.00",
+    ):
+        assert told in text, told
+    a_report(tmp_path, sha="other")
+    with pytest.raises(EditError, match="measured on weights other"):
+        card(tmp_path)
+    (tmp_path / "quality.json").unlink()
+    with pytest.raises(EditError, match="train, export and measure"):
+        card(tmp_path)
