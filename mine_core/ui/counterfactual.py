@@ -206,7 +206,10 @@ def history(view: View, trial: Trial) -> None:
     if row not in rows:
         rows.insert(0, row)
     st.markdown("**Edits of this session**")
-    st.table(pd.DataFrame(rows).astype(str), hide_index=True, border="horizontal")
+    # a narrow window has no room for what is empty, nor for a p that the rank tells
+    shown = pd.DataFrame(rows).astype(str).drop(columns="p")
+    shown = shown.loc[:, (shown != "").any()]
+    st.table(shown, hide_index=True, border="horizontal")
     st.caption(
         "Rank: of the voxel's shift among itself and the controls. Area: share of the image that may change. Places: row, column."
     )

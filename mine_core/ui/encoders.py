@@ -20,7 +20,7 @@ PLAIN = {"displayModeBar": False}
 def side_by_side(instrument: Instrument) -> None:
     """Show every fitted encoder beside ridge, and offer to fit the others."""
     st.markdown(
-        "The app explains with **ridge**: it is a linear read-out, so a heatmap is an exact account of its prediction and a click is "
+        "The app explains with **ridge**: it is a linear read-out, so that parts made once serve every voxel and a click is "
         "instant. The others say how much of each voxel such a read-out misses; all are scored on the same held-out images."
     )
     found = fitted_encoders(instrument.config, resources.store())

@@ -13,7 +13,8 @@ from mine_core.ui import resources
 from mine_core.ui.waiting import wait_for
 
 CLAIMED = (
-    "A heatmap is an exact account of how the model's *prediction* is composed: its parts add up to the prediction.",
+    "A heatmap is an account of how the model's *prediction* is composed. Each method says whether its parts add up; "
+    "those of the exact decomposition do.",
     "Words are chosen on training images and scored on held-out responses against shuffled ones; a voxel that earns none gets none.",
     "A predicted shift is shown beside matched control edits of the same image, with its rank among them.",
     "Voxels that are not predicted above chance (q ≤ 0.05, r ≥ 0.15) are withheld, visibly.",
