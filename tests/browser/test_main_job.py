@@ -11,6 +11,7 @@ from mine_core.config import cache_directory
 from mine_core.cortex.flatmap import centre_of_voxel
 from mine_core.experiments.start_speed import serving
 from mine_core.instrument import Instrument
+from mine_core.ui.frame import PAGES
 
 pytestmark = pytest.mark.browser
 SIZES = ((1440, 900), (1024, 768))
@@ -115,7 +116,7 @@ def test_the_first_link_of_a_server_may_lead_to_any_page(window, instrument, nam
         settle(page)
         expect(page).to_have_title("MINE")
         links = page.get_by_test_id("stTopNavLink")
-        assert [link.inner_text() for link in links.all()] == ["Explore", "Counterfactual", "Validation", "Data"]
+        assert [link.inner_text() for link in links.all()] == [title for _, title, _ in PAGES]
         assert page.url.split("?")[0] == f"{fresh}/{name}"
         page.close()
 

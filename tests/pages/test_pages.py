@@ -104,7 +104,7 @@ def test_a_measurement_can_be_stopped_and_started_again(instrument, monkeypatch)
         return {}
 
     monkeypatch.setattr(validation, "experiment", lambda name: measure)
-    app = opened(PAGES[2])
+    app = opened("pages/validation.py")
     app.button("validation_attribution").click().run()
     assert began.wait(60)
     app.run()

@@ -169,7 +169,7 @@ def said(app: AppTest) -> str:
 def test_explore_says_that_the_backbone_has_no_words(opened, voxel):
     text = said(opened("explore", voxel=str(voxel)))
     assert "Withheld: seer has no words" in text
-    assert "in SD of the voxel's predictions; the parts add up to the prediction. seer has no words" in text
+    assert "counted from the average image. seer has no words" in text
 
 
 def test_a_link_to_the_map_of_words_shows_another_map(opened, voxel):
@@ -186,7 +186,7 @@ def test_counterfactual_offers_nothing_to_insert_with_a_sentence(opened, voxel):
 def test_a_model_of_image_tokens_with_words_goes_all_the_way(reader):
     """The general vocabulary is read bare, by the model's own head."""
     words, backbone = reader.vocabulary, reader.backbone.get()
-    assert reader.features.backbone.has_words and 600 <= len(words) <= 1000
+    assert reader.features.backbone.has_words and 3000 <= len(words) <= 4000
     place = words.words.index("dog")
     np.testing.assert_allclose(words.embedded()[place], backbone.encode_words(["dog"])[0], atol=1e-6)
     assert words.phrases[place][0] == "a photo of a dog"

@@ -19,13 +19,19 @@ COMMANDS = [
     ["build"],
     ["fit"],
     ["import"],
+    ["profile"],
     ["evaluate", "encoding"],
+    ["evaluate", "learning"],
+    ["evaluate", "description"],
     ["evaluate", "attribution"],
     ["evaluate", "removal"],
+    ["benchmark", "attribution"],
     ["benchmark", "explain"],
     ["benchmark", "start"],
     ["benchmark", "encoding"],
 ]
+MADE_UP = (["benchmark", "start"], ["benchmark", "encoding"], ["benchmark", "attribution"])
+"""Commands that measure on something made up for the purpose, whatever the subject."""
 N_STIMULI, N_VOXELS, SIDE = 60, 3, 16
 
 
@@ -175,11 +181,7 @@ def test_files_that_are_not_there_are_refused_in_one_line(
 @pytest.mark.parametrize(
     # one measures a start with an empty cache, the other a recording made up for the purpose
     "command",
-    [
-        command
-        for command in COMMANDS
-        if command[0] not in ("doctor", "import") and command not in (["benchmark", "start"], ["benchmark", "encoding"])
-    ],
+    [command for command in COMMANDS if command[0] not in ("doctor", "import") and command not in MADE_UP],
 )
 def test_an_unknown_subject_is_refused_by_every_command(command: list[str], cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, [*command, "--subject", "nobody"])

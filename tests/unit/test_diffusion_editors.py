@@ -260,9 +260,9 @@ def test_mask_outside_bounds_is_refused_before_any_work(editors, picture) -> Non
 
 
 def test_phantom_editor_of_another_size_is_refused(tmp_path, monkeypatch) -> None:
-    described = {"sha256": "x", "shape": {"words": ["a"], "size": 64}}
+    described = {"sha256": "x", "shape": {"words": ["a"], "size": 96}}
     monkeypatch.setattr("mine_core.counterfactual.phantom_editor.read_description", lambda folder: described)
-    with pytest.raises(EditError, match="paints 64 pixels"):
+    with pytest.raises(EditError, match="paints 96 pixels"):
         load_from_assets(PRESETS["phantom"], tmp_path)
 
 

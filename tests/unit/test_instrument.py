@@ -89,7 +89,7 @@ def test_a_stage_that_is_stopped_half_way_leaves_nothing_of_itself(small: Any, c
 def test_a_changed_setting_rebuilds_only_what_depends_on_it(small: Any) -> None:
     before = {stage.name: stage.recipe.key for stage in stages_of(small.config, small.store)}
     after = {stage.name: stage.recipe.key for stage in stages_of(replace(small.config, n_permutations=99), small.store)}
-    assert {name for name in before if before[name] != after[name]} == {"encoding", "words"}
+    assert {name for name in before if before[name] != after[name]} == {"encoding", "words", "evidence"}
 
 
 def test_progress_never_goes_back_and_ends_at_the_end(small: Any, copied: Any) -> None:
