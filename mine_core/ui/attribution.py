@@ -46,7 +46,7 @@ def choose_method(view: View) -> tuple[MethodName, HeatOf | None]:
         offered,
         format_func=lambda name: METHODS[name].title,
         key=f"explore_method_{'traced' if ready else 'plain'}",
-        help="All methods explain the same prediction. The first is the default: of those made in advance it points best where the answer is known.",
+        help="All explain the same prediction. The first is the default: of those made in advance it points best at known answers.",
     )
     if isinstance(traced, Job):
         _preparing(traced)
