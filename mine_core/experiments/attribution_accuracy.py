@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mine_core.artifacts import ArtifactStore
-from mine_core.attribution.base import METHODS, Encoder, MethodName
+from mine_core.attribution.base import METHODS, Encoder, MethodName, default_method
 from mine_core.attribution.decomposition import attribute
 from mine_core.attribution.faithfulness import ReplacementName
 from mine_core.config import InstrumentConfig
@@ -38,7 +38,6 @@ from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.encoders import open_encoders
 from mine_core.types import OnProgress
 
-DEFAULT: MethodName = "traced"
 REPLACEMENTS: tuple[ReplacementName, ...] = ("mean", "blur", "inpainting")
 STORED: tuple[MethodName, ...] = ("traced", "decomposition")
 SLOW: tuple[MethodName, ...] = ("integrated_gradients", "gradient_attention")
@@ -87,7 +86,8 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
 
 
 def _default(maps: Maps) -> MethodName:
-    return DEFAULT if maps.setting.averages().traced is not None else "decomposition"
+    wanted = default_method(maps.instrument.features.backbone.supervision)
+    return wanted if maps.setting.averages().traced is not None else "decomposition"
 
 
 def _encoder(

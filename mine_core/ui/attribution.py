@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 from jaxtyping import Float, Int
 
-from mine_core.attribution.base import METHODS, MethodName
+from mine_core.attribution.base import METHODS, MethodName, default_method
 from mine_core.attribution.critical import CriticalSet, critical_set
 from mine_core.attribution.faithfulness import replacements
 from mine_core.attribution.occlusion import pooled_of
@@ -41,12 +41,14 @@ def choose_method(view: View) -> tuple[MethodName, HeatOf | None]:
     traced = resources.traced(config)
     ready = isinstance(traced, Traced)
     offered = [name for name in METHODS if name != "traced" or ready]
+    first = default_method(resources.instrument(config).features.backbone.supervision)
     chosen: MethodName = st.selectbox(
         "Heatmap",
         offered,
+        index=offered.index(first) if first in offered else 0,
         format_func=lambda name: METHODS[name].title,
         key=f"explore_method_{'traced' if ready else 'plain'}",
-        help="All explain the same prediction. The first is the default: of those made in advance it points best at known answers.",
+        help="All explain the same prediction. It opens with what points best at known answers, of those made in advance.",
     )
     if isinstance(traced, Job):
         _preparing(traced)
