@@ -9,7 +9,7 @@ from attribution_case import N_VOXELS, SIDE, query_encoder, read_out, scene_of, 
 from captum.attr import IntegratedGradients, Occlusion
 
 from mine_core.attribution import integrated_gradients, occlusion
-from mine_core.attribution.base import METHOD_NAMES, METHODS, Setting, attribute_image
+from mine_core.attribution.base import METHOD_NAMES, METHODS, Setting, attribute_image, default_method
 from mine_core.attribution.gradient_attention import attention_relevance
 from mine_core.attribution.occlusion import occlusion_change, without_each_patch
 from mine_core.attribution.rollout import roll_out
@@ -253,3 +253,8 @@ def test_an_image_is_seen_as_the_backbone_shows_it(rng):
     image = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
     backbone = small_backbone()
     assert torch.equal(backbone.preprocess(image[None]), backbone.preprocess(as_seen(image, SIDE)[None]))
+
+
+def test_heatmaps_open_with_what_points_best_for_what_taught_the_backbone():
+    assert default_method("masks") == "traced"
+    assert {default_method(taught) for taught in ("captions", "captions, boxes", "images")} == {"decomposition"}
