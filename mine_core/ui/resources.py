@@ -3,6 +3,7 @@
 import streamlit as st
 
 from mine_core.artifacts import ArtifactStore
+from mine_core.attribution.base import default_method
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.instrument import Instrument, is_built, open_instrument
 from mine_core.instrument.attributions import Traced, build_traced, find_traced
@@ -77,9 +78,10 @@ def _traced(config: InstrumentConfig, keys: tuple[str, ...]) -> Traced | None:  
 
 
 def traced(config: InstrumentConfig) -> Traced | Job | None:
-    """Traced parts of an instrument's stimuli, or the job that prepares them in the background; None where they cannot be had.
+    """Traced parts of an instrument's stimuli, or the job that prepares them in the background; None where neither is there.
 
-    A job that was stopped is not started again by itself.
+    They are prepared only where heatmaps open with them: elsewhere they would take minutes, or hours for a public backbone, and
+    point no better. A job that was stopped is not started again by itself.
     """
     keys = _keys(config)
     found = _traced(config, keys)
@@ -89,6 +91,8 @@ def traced(config: InstrumentConfig) -> Traced | Job | None:
     job = preparer().find(key)
     if job is None:
         seen = instrument(config)
+        if default_method(seen.features.backbone.supervision) != "traced":
+            return None
         return preparer().submit(
             key,
             "Preparing sharper heatmaps",

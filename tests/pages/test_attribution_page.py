@@ -11,6 +11,7 @@ from mine_core.attribution.base import METHODS
 from mine_core.experiments.voxel_faithfulness import VoxelFaithfulness, images_to_test, verdict
 from mine_core.instrument import Instrument
 from mine_core.instrument.attributions import Traced
+from mine_core.jobs import Worker
 from mine_core.ui import attribution, resources
 
 PAGE = "pages/explore.py"
@@ -85,6 +86,20 @@ def test_what_is_missing_is_prepared_in_the_background(chosen, monkeypatch):
             resources.preparer().forget(job.key)
         resources._traced.clear()
     assert not opened(PAGE, **chosen).exception
+
+
+def test_nothing_is_prepared_where_heatmaps_open_with_another_method(chosen, monkeypatch):
+    monkeypatch.setattr(resources, "find_traced", lambda _seen, _store: None)
+    for place in (resources, attribution):
+        monkeypatch.setattr(place, "default_method", lambda supervision: "decomposition")
+    idle = Worker()
+    monkeypatch.setattr(resources, "preparer", lambda: idle)
+    resources._traced.clear()
+    app = opened(PAGE, **chosen)
+    resources._traced.clear()
+    assert not app.exception
+    assert not idle.jobs()
+    assert method_box(app).value == "decomposition" and "prepared" not in texts(app)
 
 
 def look(app, name):
