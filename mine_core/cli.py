@@ -211,10 +211,10 @@ def run_fit(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
 
 def run_profile(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Profile every voxel, and write the profiles where they were asked for."""
-    from mine_core.instrument.profiling import FORMATS, profile_all, summary_of, write_profiles
+    from mine_core.instrument.profiling import check_target, profile_all, summary_of, write_profiles
 
-    if options.out and (options.out.suffix not in FORMATS or not options.out.parent.is_dir()):
-        raise ConfigError(f"Profiles cannot be written to {options.out}; name a .parquet or .csv file in a folder that exists.")
+    if options.out:
+        check_target(options.out)
     table = profile_all(settings(options), ArtifactStore(cache_directory()), workers=options.workers, on_progress=bar)
     if options.out:
         write_profiles(table, options.out)

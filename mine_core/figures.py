@@ -162,7 +162,7 @@ def scatter_figure(
     return figure
 
 
-def curve_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], axis: str) -> go.Figure:
+def learning_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], axis: str) -> go.Figure:
     """Draw accuracy with its interval against the number of training images, one line an encoder, chance dashed and grey."""
     figure = go.Figure()
     coloured = iter((GROUP_COLOURS[4], GROUP_COLOURS[3], GROUP_COLOURS[2]))

@@ -23,6 +23,25 @@ from mine_core.types import EncodingModel, EncodingScore, Features, Subject
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, eq=False)
+class Keyed:
+    """An instrument that a cache can be keyed by: equal when its encoding model is, and whatever else is named."""
+
+    instrument: "Instrument"
+    key: tuple[str, ...]
+
+    @classmethod
+    def of(cls, instrument: "Instrument", *more: str) -> "Keyed":
+        """Key an instrument by its model, and by `more` where a cache depends on more than that."""
+        return cls(instrument, (str(instrument.model.provenance.get("key", "")), *more))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Keyed) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
 class Lazy(Generic[T]):
     """Something heavy that is made when first asked for, once, whichever thread asks."""
 

@@ -110,13 +110,18 @@ def summary_of(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def check_target(path: Path) -> None:
+    """Refuse a file that profiles cannot be written to, before they are made; raises ConfigError."""
+    if path.suffix not in FORMATS or not path.parent.is_dir():
+        raise ConfigError(f"Profiles cannot be written to {path}; give a name that ends in .parquet or .csv in a folder that exists.")
+
+
 def write_profiles(table: pd.DataFrame, path: Path) -> None:
     """Write profiles to a .parquet file, lists as lists, or to a .csv file, lists joined by '; '.
 
     Raises ConfigError for another ending, or if there is no such folder.
     """
-    if path.suffix not in FORMATS or not path.parent.is_dir():
-        raise ConfigError(f"Profiles cannot be written to {path}; give a name that ends in .parquet or .csv in a folder that exists.")
+    check_target(path)
     temporary = path.with_name(f".{path.name}")
     if path.suffix == ".csv":
         flat = table.assign(**{name: table[name].map(lambda cell: "; ".join(map(str, cell))) for name in LISTS})

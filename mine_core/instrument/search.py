@@ -10,24 +10,10 @@ from mine_core.description.scoring import standardised
 from mine_core.description.search import TextQuery, TextSearch, search, text_score
 from mine_core.description.vocabulary import Vocabulary, embed_vocabulary
 from mine_core.errors import EncodingError
-from mine_core.instrument.instrument import Instrument
+from mine_core.instrument.instrument import Instrument, Keyed
 from mine_core.profiles import wordless_text
 
 SEED = 7306
-
-
-@dataclass(frozen=True, eq=False)
-class _Handle:
-    """An instrument as a key: equal when its model is."""
-
-    instrument: Instrument
-    key: str
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Handle) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
 
 
 @dataclass(frozen=True)
@@ -37,11 +23,11 @@ class _Ready:
 
 
 @lru_cache(maxsize=2)
-def _ready(handle: _Handle) -> _Ready:
-    splits = handle.instrument.subject.splits
+def _ready(keyed: Keyed) -> _Ready:
+    splits = keyed.instrument.subject.splits
     held_out = np.concatenate([splits.validation, splits.test])
-    pooled = np.asarray(handle.instrument.features.pooled[held_out], np.float32)
-    return _Ready(pooled, standardised(np.asarray(handle.instrument.subject.responses.values[held_out], np.float32)))
+    pooled = np.asarray(keyed.instrument.features.pooled[held_out], np.float32)
+    return _Ready(pooled, standardised(np.asarray(keyed.instrument.subject.responses.values[held_out], np.float32)))
 
 
 def search_text(instrument: Instrument, query: TextQuery) -> TextSearch:
@@ -56,7 +42,7 @@ def search_text(instrument: Instrument, query: TextQuery) -> TextSearch:
     """
     if not len(instrument.vocabulary):
         raise EncodingError(wordless_text(instrument.features.backbone.name))
-    ready = _ready(_Handle(instrument, str(instrument.model.provenance.get("key", ""))))
+    ready = _ready(Keyed.of(instrument))
     score = text_score(ready.pooled, embed_texts(instrument, query.wanted), embed_texts(instrument, query.unwanted))
     return search(query, score, ready.answers, np.random.default_rng(SEED))
 

@@ -23,7 +23,7 @@ from mine_core.description.decoding import attributed_words
 from mine_core.description.vocabulary import Vocabulary
 from mine_core.errors import EditError
 from mine_core.instrument.explain import require_voxel
-from mine_core.instrument.instrument import Instrument
+from mine_core.instrument.instrument import Instrument, Keyed
 from mine_core.instrument.second import SecondEncoder
 from mine_core.profiles import wordless_text
 from mine_core.types import EncodingModel, ImageEdit, IsCancelled, PredictedShift
@@ -334,26 +334,12 @@ def _first_clear(instrument: Instrument, words: list[str]) -> str:
 
 def exemplars_of(instrument: Instrument, word: str) -> tuple[Exemplar, ...]:
     """Cut-outs of a word from training images, found once; raises EditError if no image shows it clearly."""
-    return _exemplars(_Handle(instrument, str(instrument.model.provenance.get("key", ""))), word)
-
-
-@dataclass(frozen=True, eq=False)
-class _Handle:
-    """An instrument as a key: equal when the encoding model is."""
-
-    instrument: Instrument
-    key: str
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Handle) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
+    return _exemplars(Keyed.of(instrument), word)
 
 
 @lru_cache(maxsize=512)
-def _exemplars(handle: _Handle, word: str) -> tuple[Exemplar, ...]:
-    instrument = handle.instrument
+def _exemplars(keyed: Keyed, word: str) -> tuple[Exemplar, ...]:
+    instrument = keyed.instrument
     _require_word(instrument, word)
     train, features = instrument.subject.splits.train, instrument.features
     low, high = int(train.min()), int(train.max()) + 1

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from mine_core.description.attributes import AttributeGround, attribute_of, prepare_attributes
 from mine_core.description.decoding import LEAST_HELD_OUT
 from mine_core.description.wants import Ground, VoxelWants, prepare, want
-from mine_core.instrument.instrument import Instrument
+from mine_core.instrument.instrument import Instrument, Keyed
 from mine_core.profiles import profile_voxel, withheld_text
 from mine_core.types import AttributeScore, VoxelProfile
 
@@ -22,30 +22,16 @@ class Wanting:
     attributes: AttributeGround
 
 
-@dataclass(frozen=True, eq=False)
-class _Handle:
-    """An instrument as a key: equal when its model and its words are."""
-
-    instrument: Instrument
-    key: tuple[str, ...]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Handle) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
 def wanting_of(instrument: Instrument) -> Wanting | None:
     """Return what telling a voxel's words needs; None where there is no word, or too few held-out stimuli to score one."""
     if not len(instrument.vocabulary) or instrument.words.n_held_out < LEAST_HELD_OUT:
         return None
-    return _wanting(_Handle(instrument, (str(instrument.model.provenance.get("key", "")), *instrument.vocabulary.words)))
+    return _wanting(Keyed.of(instrument, *instrument.vocabulary.words))
 
 
 @lru_cache(maxsize=3)
-def _wanting(handle: _Handle) -> Wanting:
-    instrument = handle.instrument
+def _wanting(keyed: Keyed) -> Wanting:
+    instrument = keyed.instrument
     splits, evidence = instrument.subject.splits, instrument.evidence.get()
     held_out = np.concatenate([splits.validation, splits.test])
     ground = prepare(evidence, instrument.words, splits.train, held_out)

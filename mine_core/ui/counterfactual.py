@@ -199,15 +199,14 @@ def history(view: View, trial: Trial) -> None:
         "edit": _in_short(trial.edit),
         "shift (SD)": f"{shift.shift[voxel]:+.2f}",
         "rank": f"{int(shift.rank[voxel])} of {1 + len(shift.control_names)}",
-        "p": f"{shift.p[voxel]:.3f}",
         "second (SD)": "" if trial.check is None else f"{trial.check.shift[voxel]:+.2f}",
         "area": f"{100 * trial.edit.edit_mask.mean():.0f} %",
     }
     if row not in rows:
         rows.insert(0, row)
     st.markdown("**Edits of this session**")
-    # a narrow window has no room for what is empty, nor for a p that the rank tells
-    shown = pd.DataFrame(rows).astype(str).drop(columns="p")
+    # a narrow window has no room for what is empty
+    shown = pd.DataFrame(rows).astype(str)
     shown = shown.loc[:, (shown != "").any()]
     st.table(shown, hide_index=True, border="horizontal")
     st.caption(

@@ -5,10 +5,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from mine_core.experiments import experiment
 from mine_core.instrument import Instrument
-from mine_core.ui import resources
-from mine_core.ui.waiting import wait_for
+from mine_core.ui.validation import measured
 
 RATES = {
     "group_accuracy": "group of the first word right",
@@ -25,18 +23,9 @@ def of_words(instrument: Instrument) -> None:
     if not len(instrument.vocabulary):
         st.info(f"Backbone '{instrument.config.backbone}' has no words.")
         return
-    key = f"description {instrument.model.provenance['key']}"
-    job = resources.worker().find(key)
-    if job is None:
-        if st.button("Describe every voxel and score the descriptions (some minutes)", key="validation_description"):
-            work = experiment("description")
-            run = resources.worker().submit
-            run(key, "Scoring descriptions", lambda on_progress, _: work(instrument.config, resources.store(), on_progress))
-            st.rerun()
-    elif job.state == "done":
-        _show(job.outcome)
-    else:
-        wait_for(job)
+    found = measured(instrument, "description", "Describe every voxel and score the descriptions (some minutes)")
+    if found is not None:
+        _show(found)
 
 
 def _show(found: dict[str, Any]) -> None:

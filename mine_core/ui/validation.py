@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from mine_core.experiments import experiment
-from mine_core.figures import curve_figure, interval_figure
+from mine_core.figures import interval_figure, learning_figure
 from mine_core.instrument import Instrument
 from mine_core.ui import resources
 from mine_core.ui.waiting import wait_for
@@ -34,7 +34,7 @@ def claims() -> None:
     right.markdown("**Not claimed**\n\n" + "\n".join(f"- {line}" for line in NOT_CLAIMED))
 
 
-def _measured(instrument: Instrument, name: str, title: str) -> dict[str, Any] | None:
+def measured(instrument: Instrument, name: str, title: str) -> dict[str, Any] | None:
     """Run an experiment in the background once, showing how far it is; returns its result when there is one."""
     key = f"{name} {instrument.model.provenance['key']}"
     job = resources.worker().find(key)
@@ -59,7 +59,7 @@ def accuracy(instrument: Instrument) -> None:
     known = score.noise_ceiling[np.isfinite(score.noise_ceiling)]
     third.metric("Median noise ceiling", f"{np.median(known):.2f}" if len(known) else "unknown")
     fourth.metric("Voxels with q ≤ 0.05", f"{100 * (score.q <= 0.05).mean():.0f} %")
-    found = _measured(instrument, "encoding", "Measure accuracy by region")
+    found = measured(instrument, "encoding", "Measure accuracy by region")
     if found is None:
         return
     regions = {name: entry for name, entry in found["by_region"].items() if entry["interval"]}
@@ -80,10 +80,10 @@ def accuracy(instrument: Instrument) -> None:
 
 def learning(instrument: Instrument) -> None:
     """Show accuracy against the number of training images."""
-    found = _measured(instrument, "learning", "Measure the learning curve (a minute or two; longer where attention was fitted)")
+    found = measured(instrument, "learning", "Measure the learning curve (a minute or two; longer where attention was fitted)")
     if found is None:
         return
-    figure = curve_figure(found["curves"], f"{found['statistic']}, mean over voxels")
+    figure = learning_figure(found["curves"], f"{found['statistic']}, mean over voxels")
     st.plotly_chart(figure, width="stretch", theme=None, key="validation_learning", config={"displayModeBar": False})
     last = found["curves"]["ridge"][-1]
     spread = max(point["highest_draw"] - point["lowest_draw"] for point in found["curves"]["ridge"])
@@ -101,7 +101,7 @@ def known_answers(instrument: Instrument) -> None:
             "No one knows the answers for this subject. Choose the phantom on the Data page to see how far the method can be trusted."
         )
         return
-    found = _measured(instrument, "attribution", "Do the heatmaps point at what was planted?")
+    found = measured(instrument, "attribution", "Do the heatmaps point at what was planted?")
     if found is not None:
         rows = [
             ("all pairs", found["n_pairs"], found["pointing_game"], found["chance"]),
@@ -120,7 +120,7 @@ def known_answers(instrument: Instrument) -> None:
             f"Another voxel's heatmap hits {found['pointing_game_of_another_voxel']:.2f}. "
             f"Largest completeness error {found['completeness_error_max']:.1e} SD."
         )
-    removal = _measured(instrument, "removal", "Does removing what drives a voxel lower its prediction? (some minutes)")
+    removal = measured(instrument, "removal", "Does removing what drives a voxel lower its prediction? (some minutes)")
     if removal is not None:
         low, high = removal["beyond_all_controls_interval"]
         st.markdown(

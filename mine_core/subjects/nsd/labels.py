@@ -1,7 +1,10 @@
 """Volumes and surfaces of labels, in the order of the responses, and the names of the labels."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -42,33 +45,37 @@ def read_map(tree: NsdTree, files: tuple[Path, ...]) -> Map:
     return volumes[0] if len(volumes) == 1 else np.maximum(volumes[0], volumes[1])
 
 
-def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The image of a file, whose values are read when they are looked at; what cannot be read is refused."""
     import nibabel
 
     try:
-        image = nibabel.load(path)
-        return np.asarray(image.dataobj, np.float64), np.asarray(image.affine)  # type: ignore[attr-defined]
+        yield nibabel.load(path)
     except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise SubjectError(f"{path.name} cannot be read ({reason(error)}); copy it again.") from error
 
 
 def _volume(tree: NsdTree, path: Path) -> Map:
-    values, affine = _load(path)
+    with _opened(path) as image:
+        values, affine = np.asarray(image.dataobj, np.float64), np.asarray(image.affine)
     if values.ndim != 3:
         raise SubjectError(f"{path.name} is of shape {values.shape}; expected a volume x, y, z.")
     reference = tree.ncsnr[0]
     if path != reference:
-        other, other_affine = _load(reference)
-        if other.shape != values.shape or not np.allclose(affine, other_affine, atol=1e-3):
+        with _opened(reference) as image:
+            shape, other_affine = tuple(image.shape), np.asarray(image.affine)
+        if shape != values.shape or not np.allclose(affine, other_affine, atol=1e-3):
             raise SubjectError(
-                f"{path.name} is a volume of {values.shape}, {reference.name} one of {other.shape}"
-                f"{'' if other.shape != values.shape else ' placed otherwise'}; both must be on the grid of {tree.space}."
+                f"{path.name} is a volume of {values.shape}, {reference.name} one of {shape}"
+                f"{'' if shape != values.shape else ' placed otherwise'}; both must be on the grid of {tree.space}."
             )
     return np.ascontiguousarray(values.T)
 
 
 def _surface(path: Path) -> Map:
-    values, _ = _load(path)
+    with _opened(path) as image:
+        values = np.asarray(image.dataobj, np.float64)
     if values.ndim != 3 or values.shape[1:] != (1, 1):
         raise SubjectError(f"{path.name} is of shape {values.shape}; expected a surface, vertices x 1 x 1.")
     return values[:, 0, 0]

@@ -1,6 +1,5 @@
 """Single showings and their averages, written session by session into memory maps."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,10 +97,7 @@ def write_responses(
                 of_time = repeat == time
                 values[row[of_time], voxels] += z[of_time]
     on_progress(len(showings.sessions), len(showings.sessions) + 1, "averaging")
-    _in_rows(values, lambda rows: np.divide(values[rows], counts[rows, None], out=values[rows]))
+    for start in range(0, n_stimuli, STIMULI_AT_A_TIME):
+        rows = slice(start, start + STIMULI_AT_A_TIME)
+        values[rows] /= counts[rows, None]
     return Recorded(values, repeats, n_flat)
-
-
-def _in_rows(values: np.ndarray, work: Callable[[slice], object]) -> None:
-    for start in range(0, len(values), STIMULI_AT_A_TIME):
-        work(slice(start, min(start + STIMULI_AT_A_TIME, len(values))))
