@@ -1,14 +1,13 @@
-"""What training images are on average: the image, its traced parts and its input tokens."""
+"""What training images are on average: the image, and its input tokens."""
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mine_core.attribution.base import Averages
 from mine_core.attribution.seeing import as_seen
-from mine_core.attribution.traced import trace_images
 from mine_core.backbones.base import Backbone, image_batches
-from mine_core.errors import BackboneError
-from mine_core.types import IsCancelled, OnProgress
+from mine_core.errors import BackboneError, Cancelled
+from mine_core.types import IsCancelled
 
 BATCH = 16
 
@@ -27,10 +26,9 @@ def make_averages(
     backbone: Backbone,
     images: UInt8[np.ndarray, "train height width 3"],
     *,
-    on_progress: OnProgress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> Averages:
-    """Average training images, as far as the backbone allows: traced parts and tokens are None where it cannot be traced.
+    """Average training images, as far as the backbone allows: tokens are None where its blocks cannot be traced.
 
     Raises
     ------
@@ -39,13 +37,16 @@ def make_averages(
     Cancelled
         If `cancelled()` became True between batches.
     """
-    image = average_image(images, backbone.image_size)
-    try:
-        traced = trace_images(backbone, images, on_progress=on_progress, cancelled=cancelled).mean(axis=0, dtype=np.float64)
-    except BackboneError:
-        return Averages(image, None, None)
     from mine_core.backbones.tracing import image_tower, mean_input_tokens
 
-    batches = [backbone.preprocess(images[rows]) for rows in image_batches(len(images), BATCH)]
-    tokens = mean_input_tokens(image_tower(backbone), batches).float().cpu().numpy()
-    return Averages(image, traced.astype(np.float32), tokens)
+    image = average_image(images, backbone.image_size)
+    try:
+        visual = image_tower(backbone)
+    except BackboneError:
+        return Averages(image, None)
+    batches = []
+    for rows in image_batches(len(images), BATCH):
+        if cancelled is not None and cancelled():
+            raise Cancelled(f"Stopped after {rows.start} of {len(images)} training images; start again to average them.")
+        batches.append(backbone.preprocess(images[rows]))
+    return Averages(image, mean_input_tokens(visual, batches).float().cpu().numpy())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mine_core.artifacts import ArtifactStore
-from mine_core.attribution.base import METHODS, Encoder, MethodName, default_method
+from mine_core.attribution.base import DEFAULT, METHODS, STAND_IN, Encoder, MethodName
 from mine_core.attribution.decomposition import attribute
 from mine_core.attribution.faithfulness import ReplacementName
 from mine_core.config import InstrumentConfig
@@ -41,7 +41,7 @@ from mine_core.types import OnProgress
 REPLACEMENTS: tuple[ReplacementName, ...] = ("mean", "blur", "inpainting")
 STORED: tuple[MethodName, ...] = ("traced", "decomposition")
 SLOW: tuple[MethodName, ...] = ("integrated_gradients", "gradient_attention")
-N_POOL, N_REGION, N_SLOW, N_TOKEN, N_SHUFFLED, N_COMPLETENESS = 32, 6, 80, 40, 12, 20
+N_POOL, N_REGION, N_SLOW, N_TOKEN, N_SHUFFLED, N_COMPLETENESS = 32, 6, 200, 40, 12, 20
 N_REGION_DEFAULT, N_TOKEN_SLOW, N_TOKEN_IMAGES = 20, 3, 24
 
 
@@ -86,8 +86,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
 
 
 def _default(maps: Maps) -> MethodName:
-    wanted = default_method(maps.instrument.features.backbone.supervision)
-    return wanted if maps.setting.averages().traced is not None else "decomposition"
+    return DEFAULT if maps.setting.averages().tokens is not None else STAND_IN
 
 
 def _encoder(
@@ -108,7 +107,7 @@ def _encoder(
     sample = [pair for region in members for pair in [pair for pair in wide if pair.region == region][:N_REGION]]
     near = [pair for pair in pairs if pair.stimulus in set(pool.tolist()) and instrument.reliable[pair.voxel]]
     curves = Curves(maps, rng)
-    shuffled = forgetful(maps, instrument) if maps.setting.averages().traced is not None else None
+    shuffled = forgetful(maps, instrument) if maps.setting.averages().tokens is not None else None
     entries: dict[str, Any] = {}
     for number, name in enumerate(able):
         on_progress(number, len(able), f"{encoder.kind}: {METHODS[name].title.lower()}")

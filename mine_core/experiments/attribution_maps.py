@@ -10,6 +10,7 @@ from mine_core.attribution.occlusion import BATCH, without_each_patch
 from mine_core.attribution.seeing import as_seen
 from mine_core.attribution.traced import coarse_values, trace_images, traced_values
 from mine_core.backbones.base import Embedding
+from mine_core.errors import BackboneError
 from mine_core.instrument import Instrument
 from mine_core.instrument.attributions import find_traced, scene_of, setting_of
 from mine_core.types import EncodingModel
@@ -29,8 +30,11 @@ class Maps:
     def trace(self, stimuli: Int[np.ndarray, " image"]) -> None:
         """Trace stimuli at once, where nothing is stored; raises BackboneError if the backbone cannot be traced."""
         if self._stored is None:
+            start = self.setting.averages().tokens
+            if start is None:
+                raise BackboneError(f"Backbone '{self.setting.encoder.backbone.name}' cannot be traced; use the decomposition.")
             images = np.asarray(self.instrument.subject.stimuli.images[stimuli])
-            self._traced |= dict(zip(stimuli.tolist(), trace_images(self.setting.backbone(), images), strict=True))
+            self._traced |= dict(zip(stimuli.tolist(), trace_images(self.setting.backbone(), images, start), strict=True))
 
     def seen(self, stimulus: int) -> np.ndarray:
         """The stimulus as the backbone sees it."""
@@ -48,9 +52,8 @@ class Maps:
         """One heatmap, on the grid that the method answers on."""
         if method == "traced" and isinstance(self.encoder, EncodingModel):
             parts = self._stored.parts[stimulus] if self._stored is not None else self._traced.get(stimulus)
-            mean = self.setting.averages().traced
-            if parts is not None and mean is not None:
-                return traced_values(self.encoder, parts[None], mean, voxel)[0]
+            if parts is not None:
+                return traced_values(self.encoder, parts[None], voxel)[0]
         if method == "decomposition" and isinstance(self.encoder, EncodingModel):
             mean = self.instrument.mean_patches
             return attribute_images(self.encoder, self.instrument.features, np.array([stimulus]), voxel, mean)[0]

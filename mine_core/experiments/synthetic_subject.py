@@ -73,7 +73,7 @@ def _instrument(size: Size, folder: Path, rng: np.random.Generator) -> tuple[Ins
         vocabulary=vocabulary,
         captions=("",) * size.images,
     )
-    return instrument, Traced(stored["traced"], np.zeros(shapes["traced"], np.float32))
+    return instrument, Traced(stored["traced"])
 
 
 def _partial(**parts: Any) -> Instrument:

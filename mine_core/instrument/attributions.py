@@ -1,7 +1,7 @@
 """Attribution for an instrument: what methods count from, traced parts of all stimuli, and any method on any stimulus.
 
 Nothing here is part of the build: averages take seconds and are made when a method first needs them; traced parts of all
-stimuli take a minute or two and make the default method as instant as the plain decomposition.
+stimuli take minutes and make the default method as instant as the plain decomposition.
 """
 
 from collections.abc import Callable
@@ -23,28 +23,26 @@ from mine_core.types import IsCancelled, OnProgress, PatchAttribution
 
 CODE = ("attribution/traced.py", "attribution/averages.py", "attribution/seeing.py", "backbones/tracing.py")
 N_AVERAGED, AVERAGES_SEED = 256, 7304
-BATCH = 64
+BATCH = 16
 
 
 @dataclass(frozen=True)
 class Traced:
-    """Traced parts of every stimulus, float16 and memory-mapped, and their average: see `mine_core.attribution.traced`."""
+    """Traced parts of every stimulus, float16 and memory-mapped: see `mine_core.attribution.traced`."""
 
     parts: Float[np.ndarray, "stimulus copy patch feature"]
-    mean: Float[np.ndarray, "copy patch feature"]
 
     def values(
         self, instrument: Instrument, stimuli: Int[np.ndarray, " image"], voxel: int
     ) -> Float[np.ndarray, "image fine_row fine_col"]:
         """Values of one voxel for several stimuli by one product, in the units of the responses."""
-        return traced_values(instrument.model, self.parts[stimuli], self.mean, voxel)
+        return traced_values(instrument.model, self.parts[stimuli], voxel)
 
 
 def build_averages(
     instrument: Instrument,
     store: ArtifactStore,
     *,
-    on_progress: OnProgress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> Averages:
     """Average at most 256 training stimuli, or find it done; raises Cancelled if `cancelled()` became True."""
@@ -55,17 +53,14 @@ def build_averages(
         train = instrument.subject.splits.train
         chosen = np.sort(np.random.default_rng(AVERAGES_SEED).permutation(train)[:N_AVERAGED])
         images = np.asarray(instrument.subject.stimuli.images[chosen])
-        found = make_averages(instrument.backbone.get(), images, on_progress=on_progress, cancelled=cancelled)
+        found = make_averages(instrument.backbone.get(), images, cancelled=cancelled)
         np.save(directory / "image.npy", found.image)
-        for name, values in (("traced", found.traced), ("tokens", found.tokens)):
-            if values is not None:
-                np.save(directory / f"{name}.npy", values)
-        return {"n_images": len(chosen), "traced": found.traced is not None}
+        if found.tokens is not None:
+            np.save(directory / "tokens.npy", found.tokens)
+        return {"n_images": len(chosen), "tokens": found.tokens is not None}
 
     made = store.build(_averages_recipe(instrument, store), make)
-    if not made.manifest["notes"]["traced"]:
-        return Averages(made.array("image"), None, None)
-    return Averages(made.array("image"), made.array("traced"), made.array("tokens"))
+    return Averages(made.array("image"), made.array("tokens") if made.manifest["notes"]["tokens"] else None)
 
 
 def build_traced(
@@ -85,9 +80,11 @@ def build_traced(
         If `cancelled()` became True; nothing is kept.
     """
     averages = build_averages(instrument, store, cancelled=cancelled)
-    if averages.traced is None:
+    if averages.tokens is None:
         raise BackboneError(f"Backbone '{instrument.config.backbone}' cannot be traced; the exact decomposition is shown instead.")
-    return _traced(store.build(_traced_recipe(instrument, store), partial(_trace_all, instrument, averages, on_progress, cancelled)))
+    return _traced(
+        store.build(_traced_recipe(instrument, store), partial(_trace_all, instrument, averages.tokens, on_progress, cancelled))
+    )
 
 
 def find_traced(instrument: Instrument, store: ArtifactStore) -> Traced | None:
@@ -133,7 +130,7 @@ def _features_key(instrument: Instrument, store: ArtifactStore) -> str:
 
 def _trace_all(
     instrument: Instrument,
-    averages: Averages,
+    start: Float[np.ndarray, "token width"],
     on_progress: OnProgress | None,
     cancelled: IsCancelled | None,
     directory: Path,
@@ -146,13 +143,12 @@ def _trace_all(
     parts = np.lib.format.open_memmap(directory / "parts.npy", mode="w+", dtype=np.float16, shape=shape)
     for first in range(0, len(images), BATCH):
         batch = slice(first, first + BATCH)
-        parts[batch] = trace_images(backbone, np.asarray(images[batch]), cancelled=cancelled)
+        parts[batch] = trace_images(backbone, np.asarray(images[batch]), start, cancelled=cancelled)
         if on_progress is not None:
             on_progress(min(batch.stop, len(images)), len(images), "tracing stimuli")
     parts.flush()
-    np.save(directory / "mean.npy", np.asarray(averages.traced))
     return {"n_stimuli": len(images)}
 
 
 def _traced(made: Artifact) -> Traced:
-    return Traced(made.array("parts"), made.array("mean"))
+    return Traced(made.array("parts"))

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 from jaxtyping import Float, Int
 
-from mine_core.attribution.base import METHODS, MethodName, default_method
+from mine_core.attribution.base import DEFAULT, METHODS, STAND_IN, MethodName
 from mine_core.attribution.critical import CriticalSet, critical_set
 from mine_core.attribution.faithfulness import replacements
 from mine_core.attribution.occlusion import pooled_of
@@ -40,23 +40,30 @@ def choose_method(view: View) -> tuple[MethodName, HeatOf | None]:
     config = view.config()
     traced = resources.traced(config)
     ready = isinstance(traced, Traced)
-    offered = [name for name in METHODS if name != "traced" or ready]
-    first = default_method(resources.instrument(config).features.backbone.supervision)
+    offered = list(METHODS)
     chosen: MethodName = st.selectbox(
         "Heatmap",
         offered,
-        index=offered.index(first) if first in offered else 0,
+        index=offered.index(DEFAULT if ready else STAND_IN),
         format_func=lambda name: METHODS[name].title,
         key=f"explore_method_{'traced' if ready else 'plain'}",
         help="All explain the same prediction. It opens with what points best at known answers, of those made in advance.",
     )
-    if isinstance(traced, Job):
+    if isinstance(traced, Job) and traced.active:
         _preparing(traced)
+    elif isinstance(traced, Job):
+        st.caption(f"No sharper heatmaps: {traced.error}")
+    elif traced is None and st.button(
+        "Prepare sharper heatmaps",
+        help="Traces every image back to its patches once, in the background. Minutes on a GPU, hours for a large model without one.",
+    ):
+        resources.prepare_traced(config)
+        st.rerun()
     method = METHODS[chosen]
     st.caption(
         f"{method.title}: {method.assumes} "
         + ("Its parts add up to the prediction." if method.sums else "Its parts do not add up to the prediction.")
-        + ("" if chosen in STORED else " Computed now, image by image.")
+        + (" Computed now, image by image." if chosen not in STORED or (chosen == "traced" and not ready) else "")
     )
     if isinstance(traced, Traced) and chosen == "traced":
         return chosen, partial(_stored_values, traced, resources.instrument(config), view.voxel)
@@ -166,8 +173,7 @@ def _take_away(view: View, instrument: Instrument, method: MethodName) -> None:
 def _compare(view: View, instrument: Instrument) -> None:
     """All methods side by side on the selected image, each on its own scale."""
     image = np.asarray(instrument.subject.stimuli.images[view.image])
-    ready = isinstance(resources.traced(view.config()), Traced)
-    shown = [name for name in METHODS if ready or name != "traced"]
+    shown = list(METHODS)
     with st.spinner("Comparing methods"):
         maps: dict[MethodName, Float[np.ndarray, "row col"] | str] = {}
         for name in shown:

@@ -3,13 +3,15 @@
 import streamlit as st
 
 from mine_core.artifacts import ArtifactStore
-from mine_core.attribution.base import default_method
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.instrument import Instrument, is_built, open_instrument
 from mine_core.instrument.attributions import Traced, build_traced, find_traced
 from mine_core.instrument.build import build_instrument
 from mine_core.instrument.stages import stages_of
 from mine_core.jobs import Job, Worker
+
+# stored numbers times patches of an image: traced in about ten minutes on two cores
+PREPARED_UNASKED = 1e10
 
 
 @st.cache_resource
@@ -80,25 +82,32 @@ def _traced(config: InstrumentConfig, keys: tuple[str, ...]) -> Traced | None:  
 def traced(config: InstrumentConfig) -> Traced | Job | None:
     """Traced parts of an instrument's stimuli, or the job that prepares them in the background; None where neither is there.
 
-    They are prepared only where heatmaps open with them: elsewhere they would take minutes, or hours for a public backbone, and
-    point no better. A job that was stopped is not started again by itself.
+    They are prepared unasked where that takes minutes; for a public backbone it may take hours without a GPU, and is left to
+    `prepare_traced`. A job that was stopped is not started again by itself.
     """
     keys = _keys(config)
     found = _traced(config, keys)
     if found is not None:
         return found
-    key = f"traced {keys[-1]}"
-    job = preparer().find(key)
+    job = preparer().find(_traced_job(keys))
     if job is None:
-        seen = instrument(config)
-        if default_method(seen.features.backbone.supervision) != "traced":
-            return None
-        return preparer().submit(
-            key,
-            "Preparing sharper heatmaps",
-            lambda on_progress, cancelled: build_traced(seen, store(), on_progress=on_progress, cancelled=cancelled),
-        )
+        patches = instrument(config).features.patches
+        return prepare_traced(config) if patches.size * patches.shape[1] <= PREPARED_UNASKED else None
     if job.state == "done":
         _traced.clear()
         return _traced(config, keys)
-    return job if job.active else None
+    return None if job.state == "cancelled" else job
+
+
+def prepare_traced(config: InstrumentConfig) -> Job:
+    """Prepare traced parts in the background, or find the job that does."""
+    seen = instrument(config)
+    return preparer().submit(
+        _traced_job(_keys(config)),
+        "Preparing sharper heatmaps",
+        lambda on_progress, cancelled: build_traced(seen, store(), on_progress=on_progress, cancelled=cancelled),
+    )
+
+
+def _traced_job(keys: tuple[str, ...]) -> str:
+    return f"traced {keys[-1]}"

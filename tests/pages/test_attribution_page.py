@@ -8,10 +8,11 @@ import pytest
 from test_pages import ended, instrument, opened, texts  # noqa: F401
 
 from mine_core.attribution.base import METHODS
+from mine_core.errors import BackboneError
 from mine_core.experiments.voxel_faithfulness import VoxelFaithfulness, images_to_test, verdict
 from mine_core.instrument import Instrument
 from mine_core.instrument.attributions import Traced
-from mine_core.jobs import Worker
+from mine_core.jobs import Job, Worker
 from mine_core.ui import attribution, resources
 
 PAGE = "pages/explore.py"
@@ -57,7 +58,7 @@ def test_every_method_says_what_it_assumes_and_whether_it_sums(chosen, without_t
 
 def test_stored_traced_heatmaps_are_the_default_once_they_are_there(chosen, instrument, monkeypatch, rng):  # noqa: F811
     shape = (len(instrument.subject.stimuli), 2, *instrument.features.patches.shape[1:])
-    stored = Traced(np.broadcast_to(rng.normal(size=shape[1:]).astype(np.float16), shape), np.zeros(shape[1:], np.float32))
+    stored = Traced(np.broadcast_to(rng.normal(size=shape[1:]).astype(np.float16), shape))
     monkeypatch.setattr(resources, "traced", lambda config: stored)
     app = opened(PAGE, **chosen)
     assert not app.exception
@@ -88,18 +89,28 @@ def test_what_is_missing_is_prepared_in_the_background(chosen, monkeypatch):
     assert not opened(PAGE, **chosen).exception
 
 
-def test_nothing_is_prepared_where_heatmaps_open_with_another_method(chosen, monkeypatch):
+def test_what_would_take_hours_is_prepared_when_asked_and_not_before(chosen, monkeypatch):
+    begun = []
     monkeypatch.setattr(resources, "find_traced", lambda _seen, _store: None)
-    for place in (resources, attribution):
-        monkeypatch.setattr(place, "default_method", lambda supervision: "decomposition")
+    monkeypatch.setattr(resources, "prepare_traced", begun.append)
+    monkeypatch.setattr(resources, "PREPARED_UNASKED", 0)
     idle = Worker()
     monkeypatch.setattr(resources, "preparer", lambda: idle)
     resources._traced.clear()
     app = opened(PAGE, **chosen)
     resources._traced.clear()
     assert not app.exception
-    assert not idle.jobs()
-    assert method_box(app).value == "decomposition" and "prepared" not in texts(app)
+    assert not begun and method_box(app).value == "decomposition" and "prepared" not in texts(app)
+    next(button for button in app.button if button.label == "Prepare sharper heatmaps").click().run()
+    assert len(begun) == 1
+
+
+def test_why_there_are_no_sharper_heatmaps_is_said(chosen, monkeypatch):
+    failed = Job("traced", "Preparing sharper heatmaps", state="refused", error=BackboneError("Backbone 'x' cannot be traced."))
+    monkeypatch.setattr(resources, "traced", lambda config: failed)
+    app = opened(PAGE, **chosen)
+    assert not app.exception
+    assert "No sharper heatmaps: Backbone 'x' cannot be traced." in texts(app)
 
 
 def look(app, name):

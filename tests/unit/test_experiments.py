@@ -240,7 +240,7 @@ def test_every_method_is_timed_beside_captums_own() -> None:
     )
     assert found["patches"] == 49 and found["features"] == 256
     timed = [*found["stored"].values(), *found["computed"].values(), *found["captum"].values()]
-    assert len(timed) == 8 and all(seconds > 0 for seconds in timed)
+    assert len(timed) == 9 and all(seconds > 0 for seconds in timed)
     ratio = found["captum"]["integrated_gradients_16_steps"] / found["stored"]["traced"]
     assert found["captum_integrated_gradients_over_traced"] == pytest.approx(ratio)
 

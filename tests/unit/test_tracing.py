@@ -4,8 +4,9 @@ import pytest
 import torch
 from test_decomposition import VARIANTS, some_pixels, tower
 
-from mine_core.backbones.tracing import image_tower, mean_input_tokens, pool_tokens, run_blocks, trace
-from mine_core.errors import BackboneError
+from mine_core.backbones import tracing
+from mine_core.backbones.tracing import credit, hold, image_tower, mean_input_tokens, pool_tokens, run_blocks, through, trace
+from mine_core.errors import BackboneError, Cancelled
 
 
 def heads_write(block, seen):
@@ -21,29 +22,31 @@ def normed(vector, token, norm):
 
 
 def follow(block, tokens, came):
-    """One block: where the content of each token came from afterwards, by torch's own attention weights."""
+    """One block: where the content of each token came from afterwards, by torch's own attention weights and activation."""
     read = block.ln_1(tokens)
     _, shares = block.attn(read, read, read, need_weights=True, average_attn_weights=False)
     after = tokens + block.ls_1(block.attention(read))
-    mlp = block.ls_2(block.mlp(block.ln_2(after)))
-    added = {place: torch.zeros_like(vector) for place, vector in came.items()}
+    grown = dict(came)
     for i, j in came:
+        written = torch.zeros_like(came[i, j])
         for k in range(tokens.shape[1]):
-            for head, written in enumerate(heads_write(block, normed(came[k, j], tokens[0, k], block.ln_1))):
-                added[i, j] += shares[0, head, i, k] * written
-    grown = {(i, j): came[i, j] + block.ls_1(added[i, j].clone()) + (mlp[0, i] if i == j else 0) for i, j in came}
-    return after + mlp, grown
+            for head, part in enumerate(heads_write(block, normed(came[k, j], tokens[0, k], block.ln_1))):
+                written += shares[0, head, i, k] * part
+        grown[i, j] = came[i, j] + block.ls_1(written.clone())
+    hidden = block.mlp.c_fc(block.ln_2(after))[0]
+    for i, j in came:
+        gate = block.mlp.gelu(hidden[i]) / hidden[i]
+        inside = gate * (block.mlp.c_fc.weight @ normed(grown[i, j], after[0, i], block.ln_2))
+        grown[i, j] = grown[i, j] + block.ls_2(block.mlp.c_proj.weight @ inside)
+    return block(tokens), grown
 
 
-def patient(visual, pixels):
-    """Follow every source through the last two blocks of one image, one target and head at a time."""
+def patient(visual, pixels, start):
+    """Follow every source through all blocks of one image, one target and head at a time."""
     tokens = visual._embeds(pixels[None])
-    blocks = list(visual.transformer.resblocks)
-    for block in blocks[:-2]:
-        tokens = block(tokens)
     n = tokens.shape[1]
-    came = {(i, j): tokens[0, i] * (i == j) for i in range(n) for j in range(n)}
-    for block in blocks[-2:]:
+    came = {(i, j): (tokens[0, i] - start[i]) * (i == j) for i in range(n) for j in range(n)}
+    for block in visual.transformer.resblocks:
         tokens, came = follow(block, tokens, came)
     places = [0] if visual.pool_type == "tok" else list(range(1, n))
     parts = torch.zeros(n, visual.proj.shape[1], dtype=tokens.dtype)
@@ -51,38 +54,80 @@ def patient(visual, pixels):
         token = tokens[0, 1:].mean(dim=0) if visual.final_ln_after_pool else tokens[0, i]
         for j in range(n):
             parts[j] += normed(came[i, j], token, visual.ln_post) @ visual.proj / len(places)
-    return parts[1:]
+    return parts
+
+
+def some_start(visual):
+    return mean_input_tokens(visual, [some_pixels(3, visual.image_size[0], seed=9)])
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "cls, oblong"])
 @torch.no_grad()
-def test_traced_parts_equal_a_patient_account(name):
+def test_traced_parts_equal_a_patient_account(name, monkeypatch):
+    monkeypatch.setattr(tracing, "ROWS_AT_ONCE", 30)  # three patches at once, then one
     changes = {"image_size": 12, "width": 16, "heads": 2, "output_dim": 6} | VARIANTS[name]
     visual = tower(3, **changes)
-    pixels = some_pixels(2, 12)
-    pooled, patches, remainder = trace(visual, pixels)
-    assert patches.shape == (2, 4, 6)
-    assert (patches[1] - patient(visual, pixels[1])).abs().max() < 1e-12
+    pixels, start = some_pixels(2, 12), some_start(visual)
+    held = hold(visual, pixels)
+    expected = patient(visual, pixels[1], start)
+    assert (trace(held, start)[1] - expected[1:]).abs().max() < 1e-6
+    weights = torch.randn(6, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    assert (credit(held, start, weights)[1] - (expected @ weights).T).abs().max() < 1e-12
     truth = visual(pixels)
-    truth = truth[0] if isinstance(truth, tuple) else truth
-    assert (pooled - truth).abs().max() < 1e-12
-    assert (remainder + patches.sum(dim=1) - truth).abs().max() < 1e-12
+    assert (held.pooled - (truth[0] if isinstance(truth, tuple) else truth)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.no_grad()
+def test_without_biases_the_held_tower_is_the_tower(name):
+    """Attention, normalisation and gates at the image's own values leave nothing to explain but biases."""
+    visual = tower(5, **VARIANTS[name])
+    for key, parameter in visual.named_parameters():
+        if key.endswith("bias"):
+            parameter.zero_()
+    height, width = visual.image_size
+    pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    held = hold(visual, pixels)
+    assert (through(held, held.tokens[:, None])[:, 0] - held.pooled).abs().max() < 1e-10
+
+
+def test_all_tokens_share_out_what_lies_between_the_average_and_the_image():
+    visual = tower(2, pool_type="avg")
+    pixels, start = some_pixels(2, 24), some_start(visual)
+    held = hold(visual, pixels)
+    between = through(held, (held.tokens - start)[:, None])[:, 0]
+    weights = torch.eye(20, dtype=torch.float64)
+    assert (credit(held, start, weights).sum(dim=-1) - between).abs().max() < 1e-10
 
 
 @torch.no_grad()
-def test_attention_that_reads_itself_alone_leaves_a_part_where_it_is():
-    """Where no token reads another, the source of everything is its own place: tracing is the decomposition."""
-    from mine_core.backbones.decomposition import decompose
+def test_a_patch_that_is_average_adds_nothing():
+    visual = tower(4)
+    held = hold(visual, some_pixels(1, 24))
+    start = some_start(visual)
+    start[3] = held.tokens[0, 3]
+    parts = trace(held, start)[0]
+    assert parts[2].abs().max() == 0 and (parts.abs().amax(dim=1) > 0).sum() == 15
 
-    visual = tower(1, pool_type="avg", layers=2)
+
+@torch.no_grad()
+def test_where_no_token_reads_another_a_part_stays_at_its_place():
+    visual = tower(1, pool_type="avg")
     for block in visual.transformer.resblocks:
         block.attn.in_proj_weight[2 * visual.transformer.width :] = 0  # attention writes its bias alone
-        block.attn.out_proj.bias.zero_()
-        block.attn.in_proj_bias[2 * visual.transformer.width :] = 0
-        for norm in (block.ln_1, visual.ln_post):
-            norm.bias.zero_()
-    pixels = some_pixels(2, 24)
-    assert (trace(visual, pixels)[1] - decompose(visual, pixels)[1]).abs().max() < 1e-12
+    pixels, start = some_pixels(1, 24), some_start(visual)
+    other = pixels.clone()
+    other[:, :, :6, :6] = 0.3
+    held, changed = (trace(hold(visual, shown), start)[0] for shown in (pixels, other))
+    assert (held[0] - changed[0]).abs().max() > 1e-3 and (held[1:] - changed[1:]).abs().max() < 1e-7
+
+
+@torch.no_grad()
+def test_quick_numbers_are_near():
+    visual = tower(6, pool_type="avg")
+    pixels, start = some_pixels(2, 24), some_start(visual)
+    exact, quick = (trace(hold(visual, pixels, dtype), start) for dtype in (None, torch.bfloat16))
+    assert 0 < (quick - exact).norm() / exact.norm() < 0.02
 
 
 @torch.no_grad()
@@ -103,8 +148,12 @@ def test_mean_input_tokens_are_the_mean_over_all_images():
 
 
 def test_what_cannot_be_traced_is_refused():
-    with pytest.raises(BackboneError, match="has 1 block"):
-        trace(tower(layers=1), some_pixels(1, 24))
+    visual = tower()
+    with pytest.raises(Cancelled, match="patch 1 of 16"):
+        trace(hold(visual, some_pixels(1, 24)), some_start(visual), lambda: True)
+    visual.proj = None
+    with pytest.raises(BackboneError, match="no projection"):
+        hold(visual, some_pixels(1, 24))
 
     class Other:
         spec = type("spec", (), {"name": "dino"})
