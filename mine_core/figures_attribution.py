@@ -50,7 +50,7 @@ def curve_figure(found: CriticalSet) -> go.Figure:
 
 
 def field_figure(found: ReceptiveField) -> go.Figure:
-    """Draw the share of the prediction's variance that comes from each patch, with the estimated centre and radius."""
+    """Draw how much each patch contributes to what is explained of the response, with the estimated centre and radius."""
     rows, cols = found.shares.shape
     limit = 100 * float(np.abs(found.shares).max()) or 1.0
     figure = go.Figure(
@@ -62,7 +62,7 @@ def field_figure(found: ReceptiveField) -> go.Figure:
             zmin=-limit,
             zmax=limit,
             colorbar={"thickness": 10, "ticksuffix": " %"},
-            hovertemplate="%{z:.1f} % of the variance<extra></extra>",
+            hovertemplate="%{z:.1f} % of what is explained<extra></extra>",
         )
     )
     ends = {"x0": found.x - found.size, "x1": found.x + found.size, "y0": found.y - found.size, "y1": found.y + found.size}

@@ -25,6 +25,7 @@ from mine_core.experiments.attribution_curves import (
 )
 from mine_core.experiments.attribution_maps import Maps
 from mine_core.experiments.attribution_pointing import (
+    N_FIELD_IMAGES,
     Planted,
     breakdown,
     planted_pairs,
@@ -65,8 +66,9 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
         results[kind] = _encoder(instrument, store, encoder, pairs, pool, on_progress)
     maps = Maps(instrument, store, instrument.model)
     default = _default(maps)
-    if default == "traced":
-        maps.trace(instrument.subject.splits.test)
+    train = np.sort(rng.permutation(instrument.subject.splits.train)[:N_FIELD_IMAGES])
+    if default == DEFAULT:
+        maps.trace(np.concatenate([instrument.subject.splits.test, train]))
     scored = score_pairs(pairs, partial(maps.of, default))
     by_pair = {(pair.stimulus, pair.voxel): pair.stranger for pair in pairs}
     alien = score_pairs(pairs, lambda stimulus, voxel: maps.of(default, stimulus, by_pair[stimulus, voxel]))
@@ -79,7 +81,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
         **pointing_entry(pairs, scored, instrument.reliable, rng),
         "pointing_game_of_another_voxel": float(alien.hit.mean()),
         **breakdown(instrument, truth, pairs, scored),
-        "receptive_field_error": receptive_field_error(instrument, truth, rng),
+        "receptive_field_error": receptive_field_error(instrument, truth, partial(maps.of, default), train, rng),
         "completeness_error_max": _completeness(instrument, rng),
         "encoders": results,
     }

@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mine_core.attribution.decomposition import attribute_images
-from mine_core.attribution.receptive_field import field_of, variance_shares
+from mine_core.attribution.receptive_field import covariance_shares, field_of
 from mine_core.errors import EncodingError
 from mine_core.experiments.attribution_curves import difference
 from mine_core.experiments.planted import driving_mask
@@ -17,7 +16,7 @@ from mine_core.subjects.phantom.scenes.concepts import CONCEPTS
 from mine_core.subjects.phantom.truth import PlantedTruth
 
 N_VOXELS, MOST_IMAGES, CEILING_FLOOR, SMALL = 400, 12, 0.1, 0.2
-N_FIELD_VOXELS, N_FIELD_IMAGES = 200, 1000
+N_FIELD_VOXELS, N_FIELD_IMAGES = 200, 600
 SIZES = {"below 5 %": (0.0, 0.05), "5 to 10 %": (0.05, 0.1), "10 to 20 %": (0.1, 0.2), "20 % and more": (0.2, 1.01)}
 HeatOf = Callable[[int, int], Float[np.ndarray, "row col"]]
 
@@ -130,19 +129,21 @@ def mass_on(values: Float[np.ndarray, "row col"], mask: np.ndarray) -> float:
     return float((positive * covered).sum() / max(positive.sum(), 1e-12))
 
 
-def receptive_field_error(instrument: Instrument, truth: PlantedTruth, rng: np.random.Generator) -> dict[str, Any]:
+def receptive_field_error(
+    instrument: Instrument, truth: PlantedTruth, heat: HeatOf, train: Int[np.ndarray, " image"], rng: np.random.Generator
+) -> dict[str, Any]:
     """Distance in patches between estimated and planted centres of reliable early voxels, and with the planted ones shuffled.
 
-    Estimated by `variance_shares` of the exact decomposition over training stimuli. Null: the planted centres of other early voxels.
+    Estimated by `covariance_shares` of heatmaps `heat(stimulus, voxel)` over these training stimuli. Null: the planted centres of
+    other early voxels.
     """
     early = truth.of_kind("early")
     early = np.sort(rng.permutation(early[instrument.reliable[early]])[:N_FIELD_VOXELS])
-    train = np.sort(rng.permutation(instrument.subject.splits.train)[:N_FIELD_IMAGES])
     grid, found = np.array(instrument.features.backbone.grid), []
     for voxel in early:
-        values = attribute_images(instrument.model, instrument.features, train, int(voxel), instrument.mean_patches)
+        values = np.stack([heat(int(stimulus), int(voxel)) for stimulus in train])
         try:
-            estimate = field_of(variance_shares(values))
+            estimate = field_of(covariance_shares(values, instrument.measured(int(voxel))[train]))
         except EncodingError:
             continue
         found.append((estimate.x, estimate.y, estimate.size, int(voxel)))
@@ -154,12 +155,23 @@ def receptive_field_error(instrument: Instrument, truth: PlantedTruth, rng: np.r
     shuffled = np.hypot(*((estimates[:, :2] - rng.permutation(planted[:, :2])) * grid[::-1]).T)
     return {
         "n_voxels": len(found),
+        "n_images": len(train),
         "median": float(np.median(apart)),
         "interval": _median_interval(apart, rng),
         "null_median": float(np.median(shuffled)),
-        "size_correlation": float(np.corrcoef(estimates[:, 2], planted[:, 2])[0, 1]) if len(found) > 2 else None,
+        "size_correlation": _correlation(estimates[:, 2], planted[:, 2], rng),
+        "median_size": [float(np.median(sizes[:, 2])) for sizes in (estimates, planted)],
         "unit": "patches",
     }
+
+
+def _correlation(found: Float[np.ndarray, " voxel"], truth: Float[np.ndarray, " voxel"], rng: np.random.Generator) -> Any:
+    """Pearson's r with a percentile interval that resamples voxels; None for fewer than three."""
+    if len(found) < 3:
+        return None
+    drawn = [np.corrcoef(found[rows], truth[rows])[0, 1] for rows in rng.integers(0, len(found), (1000, len(found)))]
+    ends = [float(end) for end in np.nanquantile(drawn, [0.025, 0.975])]
+    return {"r": float(np.corrcoef(found, truth)[0, 1]), "interval": ends}
 
 
 def _median_interval(values: Float[np.ndarray, " voxel"], rng: np.random.Generator) -> list[float]:

@@ -12,7 +12,7 @@ from mine_core.attribution.base import DEFAULT, METHODS, STAND_IN, MethodName
 from mine_core.attribution.critical import CriticalSet, critical_set
 from mine_core.attribution.faithfulness import replacements
 from mine_core.attribution.occlusion import pooled_of
-from mine_core.attribution.receptive_field import field_of, variance_shares
+from mine_core.attribution.receptive_field import covariance_shares, field_of
 from mine_core.attribution.seeing import as_seen
 from mine_core.attribution.traced import coarse_values
 from mine_core.config import InstrumentConfig
@@ -232,7 +232,9 @@ def badge(found: VoxelFaithfulness) -> None:
 
 def _receptive_field(view: View, instrument: Instrument) -> None:
     """Show the average attribution of the voxel as an estimated receptive field."""
-    found = field_of(_shares(view.config(), view.voxel))
+    traced = resources.traced(view.config())
+    method = DEFAULT if isinstance(traced, Traced) else STAND_IN
+    found = field_of(_shares(view.config(), view.voxel, method))
     left, right = st.columns([2, 5], gap="medium")
     with left:
         st.plotly_chart(field_figure(found), width="stretch", theme=None, key="explore_field", config=PLAIN)
@@ -243,16 +245,21 @@ def _receptive_field(view: View, instrument: Instrument) -> None:
             f"**{abs(above):.0f} %** {'above' if above >= 0 else 'below'} it, radius about **{100 * found.size:.0f} %**."
         )
         st.caption(
-            f"Share of the variance of voxel {view.voxel}'s prediction that comes from each patch, over "
-            f"{min(FIELD_IMAGES, len(instrument.subject.splits.train)):,} training images. On the phantom's early visual voxels the "
-            "centre is about one patch off in the median; category voxels answer wherever their object tends to be."
+            f"How much each patch contributes to what the prediction explains of voxel {view.voxel}'s measured response, over "
+            f"{min(FIELD_IMAGES, len(instrument.subject.splits.train)):,} training images, by {METHODS[method].title.lower()}. The "
+            "centre is about half a patch off on the phantom's early visual voxels; the radius tells small fields from large ones only "
+            "roughly. Category voxels answer wherever their object tends to be."
         )
 
 
 @st.cache_data(max_entries=64, show_spinner="Averaging over images")
-def _shares(config: InstrumentConfig, voxel: int) -> Float[np.ndarray, "row col"]:
+def _shares(config: InstrumentConfig, voxel: int, method: MethodName) -> Float[np.ndarray, "row col"]:
     from mine_core.attribution.decomposition import attribute_images
 
-    instrument = resources.instrument(config)
+    instrument, traced = resources.instrument(config), resources.traced(config)
     stimuli = np.sort(np.random.default_rng(0).permutation(instrument.subject.splits.train)[:FIELD_IMAGES])
-    return variance_shares(attribute_images(instrument.model, instrument.features, stimuli, voxel, instrument.mean_patches))
+    if method == "traced" and isinstance(traced, Traced):
+        values = traced.values(instrument, stimuli, voxel)
+    else:
+        values = attribute_images(instrument.model, instrument.features, stimuli, voxel, instrument.mean_patches)
+    return covariance_shares(values, instrument.measured(voxel)[stimuli])

@@ -18,7 +18,7 @@ from mine_core.attribution.faithfulness import (
     taken_away,
     token_test,
 )
-from mine_core.attribution.receptive_field import field_of, variance_shares
+from mine_core.attribution.receptive_field import covariance_shares, field_of
 from mine_core.backbones.randomising import shuffled_backbone
 from mine_core.errors import EncodingError
 from mine_core.experiments.attribution_curves import difference
@@ -182,16 +182,22 @@ def test_an_interval_resamples_images_with_all_their_pairs(rng):
 def test_a_receptive_field_is_found_where_the_variance_comes_from(rng):
     rows, cols = np.indices((8, 8)) + 0.5
     weight = np.exp(-((cols - 5.5) ** 2 + (rows - 2.5) ** 2) / (2 * 0.9**2))
-    values = rng.normal(size=(400, 8, 8)) * weight
-    shares = variance_shares(values)
+    values = rng.normal(size=(2000, 8, 8)) * weight
+    response = 3 + values.sum(axis=(1, 2)) + rng.normal(size=2000)
+    # two places that carry much and cancel each other take no part
+    values[:, 7, 0] = 3 * rng.normal(size=2000)
+    values[:, 7, 1] = -values[:, 7, 0]
+    shares = covariance_shares(values, response)
     found = field_of(shares)
     assert shares.sum() == pytest.approx(1)
     assert abs(found.x * 8 - 5.5) < 0.25 and abs(found.y * 8 - 2.5) < 0.25
-    wide = field_of(variance_shares(rng.normal(size=(400, 8, 8)) * np.sqrt(weight)))
-    assert wide.size > found.size
-    assert abs(found.size * 8 - 0.9 / np.sqrt(2)) < 0.2  # variance falls off as the square of the weight
-    with pytest.raises(EncodingError, match="does not vary"):
-        variance_shares(np.ones((5, 8, 8)))
+    broad = rng.normal(size=(2000, 8, 8)) * np.sqrt(weight)
+    assert field_of(covariance_shares(broad, broad.sum(axis=(1, 2)))).size > found.size
+    by_hand = np.cov(values[:, 2, 5], response)[0, 1] / np.cov(values.sum(axis=(1, 2)), response)[0, 1]
+    assert shares[2, 5] == pytest.approx(by_hand)
+    for unrelated in (np.ones(2000), -response):
+        with pytest.raises(EncodingError, match="does not rise"):
+            covariance_shares(values, unrelated)
     with pytest.raises(EncodingError, match="same share"):
         field_of(np.full((8, 8), 1 / 64))
 
