@@ -95,6 +95,12 @@ def parser() -> argparse.ArgumentParser:
         "does removing what drives a voxel lower its prediction beyond all controls?",
         run_evaluation("removal"),
     )
+    add(
+        evaluate,
+        "counterfactual",
+        "removals, insertions and every control against the planted brain; drivers told from their company",
+        run_evaluation("counterfactual"),
+    )
     benchmark = add_group(commands, "benchmark", "measure how fast a part of the instrument is")
     explain = add(benchmark, "explain", "one voxel's images, heatmaps and words, beside integrated gradients", run_explain_speed)
     explain.add_argument("--synthetic", action="store_true", help="a made-up subject of 20,000 voxels and 10,000 images instead")

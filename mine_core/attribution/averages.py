@@ -1,7 +1,7 @@
 """What training images are on average: the image, and its input tokens."""
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from mine_core.attribution.base import Averages
 from mine_core.attribution.seeing import as_seen
@@ -37,16 +37,30 @@ def make_averages(
     Cancelled
         If `cancelled()` became True between batches.
     """
-    from mine_core.backbones.tracing import image_tower, mean_input_tokens
-
     image = average_image(images, backbone.image_size)
     try:
-        visual = image_tower(backbone)
+        return Averages(image, mean_tokens(backbone, images, cancelled=cancelled))
     except BackboneError:
         return Averages(image, None)
-    batches = []
+
+
+def mean_tokens(
+    backbone: Backbone, images: UInt8[np.ndarray, "train rows cols 3"], *, cancelled: IsCancelled | None = None
+) -> Float[np.ndarray, "token width"]:
+    """Average over images of the tokens that enter the backbone's blocks, at each place.
+
+    Raises
+    ------
+    BackboneError
+        If the backbone's blocks cannot be traced.
+    Cancelled
+        If `cancelled()` became True between batches.
+    """
+    from mine_core.backbones.tracing import image_tower, mean_input_tokens
+
+    visual, batches = image_tower(backbone), []
     for rows in image_batches(len(images), BATCH):
         if cancelled is not None and cancelled():
             raise Cancelled(f"Stopped after {rows.start} of {len(images)} training images; start again to average them.")
         batches.append(backbone.preprocess(images[rows]))
-    return Averages(image, mean_input_tokens(visual, batches).float().cpu().numpy())
+    return mean_input_tokens(visual, batches).float().cpu().numpy()

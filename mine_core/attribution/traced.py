@@ -57,6 +57,33 @@ def trace_images(
     return traced
 
 
+def trace_read_outs(
+    backbone: Backbone,
+    images: UInt8[np.ndarray, "image rows cols 3"],
+    start: Float[np.ndarray, "token width"],
+    weights: Float[np.ndarray, "feature readout"],
+    *,
+    batch_size: int = 8,
+) -> Float[np.ndarray, "image readout fine_row fine_col"]:
+    """Traced values of a few linear read-outs of the embedding, texts or voxels, for any images: one backward pass each.
+
+    Raises BackboneError if the backbone's blocks cannot be traced.
+    """
+    import torch
+
+    from mine_core.backbones.tracing import credit, hold, image_tower
+
+    visual = image_tower(backbone)
+    like = {"dtype": visual.proj.dtype, "device": backbone.device}
+    first, read = (torch.tensor(np.array(part), **like) for part in (start, weights))
+    found = []
+    for batch in image_batches(len(images), batch_size):
+        copies = [credit(hold(visual, pixels), first, read)[..., 1:] for pixels in _copies(backbone, images[batch], visual.proj.dtype)]
+        found.append(torch.stack(copies, dim=2).double().cpu().numpy())
+    parts = np.concatenate(found)
+    return fine_values(parts.reshape(*parts.shape[:3], *backbone.spec.grid))
+
+
 def _copies(backbone: Backbone, images: UInt8[np.ndarray, "image rows cols 3"], dtype: Any) -> tuple[Tensor, Tensor]:
     """Pixels of the images, and moved up and left by half a patch."""
     import torch

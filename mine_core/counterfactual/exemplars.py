@@ -1,10 +1,11 @@
 """Finding exemplars: images that show a word clearly, and what of them to cut out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from mine_core.attribution.decomposition import attributed_region
 from mine_core.counterfactual.insertion import Exemplar, cut_out
@@ -13,39 +14,30 @@ from mine_core.errors import AlignmentError, EditError
 
 SHARE = 0.6  # of the word's attribution that the region to cut out must carry
 SMALLEST, LARGEST = 0.02, 0.4  # shares of the image that a cut-out may cover
-CANDIDATES = 24
+CANDIDATES = 12
+HeatOf = Callable[[Int[np.ndarray, " image"]], Float[np.ndarray, "image row col"]]
+"""Where in stimuli a word is seen: values on any grid, positive where they raise the agreement with it."""
 
 
 @dataclass(frozen=True)
 class WordView:
-    """The images that exemplars are taken from, and how the backbone sees them; rows of all parts are the same stimuli.
-
-    `mean_patches` is the mean over training stimuli; `patches` may be memory-mapped, of which only some rows are read.
-    """
+    """The images that exemplars are taken from, and their embeddings; rows of all parts are the same stimuli."""
 
     stimulus_ids: tuple[str, ...]
     images: UInt8[np.ndarray, "stimulus height width 3"]
     pooled: Float[np.ndarray, "stimulus feature"]
-    patches: Float[np.ndarray, "stimulus patch feature"]
-    mean_patches: Float[np.ndarray, "patch feature"]
-    grid: tuple[int, int]
 
     def __post_init__(self) -> None:
-        counts = {len(part) for part in (self.stimulus_ids, self.images, self.pooled, self.patches)}
+        counts = {len(part) for part in (self.stimulus_ids, self.images, self.pooled)}
         if len(counts) != 1:
-            raise AlignmentError(f"Ids, images, embeddings and patches are of {sorted(counts)} stimuli; give all of the same.")
-
-
-def word_attribution(view: WordView, stimulus: int, text: Float[np.ndarray, " feature"]) -> Float[np.ndarray, "row col"]:
-    """Patch contributions to an image's agreement with a text, beyond the average image: (patch - mean patch) . text."""
-    beyond = np.asarray(view.patches[stimulus], np.float32) - view.mean_patches
-    return (beyond @ text).reshape(view.grid)
+            raise AlignmentError(f"Ids, images and embeddings are of {sorted(counts)} stimuli; give all of the same.")
 
 
 def find_exemplars(
     word: str,
     text: Float[np.ndarray, " feature"],
     view: WordView,
+    heat: HeatOf,
     *,
     n: int = 3,
     candidates: int = CANDIDATES,
@@ -61,6 +53,7 @@ def find_exemplars(
     ----------
     text : embedding of the word, of length 1.
     view : training images; never the image that is to be edited, or it would be pasted into itself.
+    heat : the word's attribution in images of the view, by their rows; asked for the candidates alone.
 
     Returns
     -------
@@ -75,9 +68,9 @@ def find_exemplars(
     The attribution of the word chooses and cuts, so an exemplar is what the backbone takes the word for. Look at it.
     """
     nearness = view.pooled @ text / np.linalg.norm(view.pooled, axis=1)
-    found = []
-    for stimulus in np.argsort(-nearness, kind="stable")[:candidates]:
-        exemplar = _try(word, text, view, int(stimulus))
+    found, nearest = [], np.argsort(-nearness, kind="stable")[:candidates]
+    for stimulus, values in zip(nearest, heat(nearest), strict=True):
+        exemplar = _try(word, view, int(stimulus), values)
         if exemplar is not None:
             found.append(exemplar)
     if not found:
@@ -88,8 +81,7 @@ def find_exemplars(
     return tuple(sorted(found, key=lambda exemplar: -exemplar.score)[:n])
 
 
-def _try(word: str, text: Float[np.ndarray, " feature"], view: WordView, stimulus: int) -> Exemplar | None:
-    values = word_attribution(view, stimulus, text)
+def _try(word: str, view: WordView, stimulus: int, values: Float[np.ndarray, "row col"]) -> Exemplar | None:
     image = view.images[stimulus]
     height, width = image.shape[:2]
     seed = attributed_region(values, height, width, SHARE)
@@ -100,11 +92,11 @@ def _try(word: str, text: Float[np.ndarray, " feature"], view: WordView, stimulu
         return None
     positive = np.maximum(values, 0)
     cells = found.mask.astype(np.float32)
-    inside = float((_per_patch(cells, view.grid) * positive).sum() / positive.sum())
+    inside = float((_per_patch(cells, values.shape) * positive).sum() / positive.sum())
     border = np.concatenate([found.mask[0], found.mask[-1], found.mask[:, 0], found.mask[:, -1]]).sum()
     cut_off = min(1.0, border / (4 * np.sqrt(found.mask.sum())))
     return cut_out(word, image, found.mask, view.stimulus_ids[stimulus], inside * (1 - cut_off))
 
 
-def _per_patch(mask: Float[np.ndarray, "height width"], grid: tuple[int, int]) -> Float[np.ndarray, "row col"]:
+def _per_patch(mask: Float[np.ndarray, "height width"], grid: tuple[int, ...]) -> Float[np.ndarray, "row col"]:
     return cv2.resize(mask, grid[::-1], interpolation=cv2.INTER_AREA)

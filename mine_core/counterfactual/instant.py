@@ -1,11 +1,8 @@
-"""An estimate of a removal's shift before any pixel is changed, from the stored patches alone."""
+"""An estimate of a removal's shift before any pixel is changed, from patches alone."""
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float
-
-from mine_core.errors import AlignmentError
-from mine_core.types import EncodingModel
 
 
 def patch_overlap(edit_mask: Bool[np.ndarray, "height width"], grid: tuple[int, int]) -> Float[np.ndarray, " patch"]:
@@ -15,39 +12,26 @@ def patch_overlap(edit_mask: Bool[np.ndarray, "height width"], grid: tuple[int, 
 
 
 def masked_patch_estimate(
-    model: EncodingModel,
-    patches: Float[np.ndarray, "patch feature"],
-    mean_patches: Float[np.ndarray, "patch feature"],
-    edit_mask: Bool[np.ndarray, "height width"],
-) -> Float[np.ndarray, " voxel"]:
-    """Estimated shift of every voxel if the masked patches were those of an average image: no editing, no forward pass.
+    values: Float[np.ndarray, "row col"], edit_mask: Bool[np.ndarray, "height width"], prediction_sd: float
+) -> float:
+    """Estimated shift of a voxel if the masked patches were those of an average image: no editing, no forward pass.
 
-    estimate[v] = -sum_p overlap[p] (patches[p] - mean_patches[p]) @ coef[:, v] / prediction_sd[v]
+    estimate = -sum_p overlap[p] values[p] / prediction_sd
 
     Parameters
     ----------
-    patches : additive parts of the image's embedding, as float32.
-    mean_patches : their mean over the training stimuli, patch by patch.
+    values : attribution of the voxel in the image, whose parts sum to its prediction beyond an average image's.
     edit_mask : True where pixels would change; overlap[p] is the share of patch p that it covers.
+    prediction_sd : SD of the voxel's predictions over training stimuli, above 0.
 
     Returns
     -------
-    In SD of each voxel's predictions over the training stimuli, as `predict_shift` gives.
-
-    Raises
-    ------
-    AlignmentError : if the patches are not those of the model's backbone.
+    In SD of the voxel's predictions, as `predict_shift` gives.
 
     Notes
     -----
-    An estimate, to be named so. It assumes that what is filled in looks like an average image, and that no other patch or
-    normalisation changes with the masked ones; both are false, so the edited image is what counts.
+    An estimate, to be named so. It assumes that what is filled in looks like an average image, and that attention and
+    normalisation stay as they are without the masked patches; both are false, so the edited image is what counts.
     """
-    rows, cols = model.backbone.grid
-    if patches.shape != (rows * cols, len(model.coef)) or mean_patches.shape != patches.shape:
-        raise AlignmentError(
-            f"Patches are {patches.shape} and their means {mean_patches.shape}; backbone '{model.backbone.name}' "
-            f"has ({rows * cols}, {len(model.coef)})."
-        )
-    beyond = patch_overlap(edit_mask, model.backbone.grid) @ (patches.astype(np.float64) - mean_patches)
-    return -(beyond @ model.coef) / model.prediction_sd
+    rows, cols = values.shape
+    return -float(patch_overlap(edit_mask, (rows, cols)) @ np.asarray(values, np.float64).ravel()) / prediction_sd

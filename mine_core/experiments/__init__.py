@@ -15,6 +15,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "description": "description_accuracy",
     "attribution": "attribution_accuracy",
     "removal": "removal_effect",
+    "counterfactual": "counterfactual_effects",
     "explain": "explain_speed",
     "start": "start_speed",
     "encoding-speed": "encoding_speed",

@@ -43,7 +43,7 @@ REPLACEMENTS: tuple[ReplacementName, ...] = ("mean", "blur", "inpainting")
 STORED: tuple[MethodName, ...] = ("traced", "decomposition")
 SLOW: tuple[MethodName, ...] = ("integrated_gradients", "gradient_attention")
 N_POOL, N_REGION, N_SLOW, N_TOKEN, N_SHUFFLED, N_COMPLETENESS = 32, 6, 200, 40, 12, 20
-N_REGION_DEFAULT, N_TOKEN_SLOW, N_TOKEN_IMAGES = 20, 3, 24
+N_WIDE_POOL, N_REGION_DEFAULT, N_TOKEN_SLOW, N_TOKEN_IMAGES = 96, 30, 3, 24
 
 
 def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
@@ -54,8 +54,9 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     al. 2018, 10.1007/s11263-017-1059-x). Chance is the mean share of the image that those objects cover. The methods that
     need the backbone are scored on the pairs of 32 images, and the default beside them on the same pairs.
 
-    Curves: at most 6 reliable voxels a region (20 for the default), each with one of the 32 images that it is predicted to answer
-    by at least 1 SD more than the average image. All intervals resample images (those of sufficiency resample voxels).
+    Curves: at most 6 reliable voxels a region, each with one of the 32 images that it is predicted to answer by at least 1 SD
+    more than the average image; by region, for the default alone, at most 30 voxels with one of 96 images. All intervals
+    resample images (those of sufficiency resample voxels).
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
     truth, rng = truth_of(instrument), np.random.default_rng(5)
@@ -105,8 +106,8 @@ def _encoder(
     members = {
         name: np.flatnonzero(inside & instrument.reliable) for name, inside in zip(regions.regions, regions.membership, strict=True)
     }
-    wide = sample_pairs(maps, pool, members, N_REGION_DEFAULT, rng)
-    sample = [pair for region in members for pair in [pair for pair in wide if pair.region == region][:N_REGION]]
+    sample = sample_pairs(maps, pool, members, N_REGION, rng)
+    wide = sample_pairs(maps, pool_of(pairs, N_WIDE_POOL, rng), members, N_REGION_DEFAULT, rng)
     near = [pair for pair in pairs if pair.stimulus in set(pool.tolist()) and instrument.reliable[pair.voxel]]
     curves = Curves(maps, rng)
     shuffled = forgetful(maps, instrument) if maps.setting.averages().tokens is not None else None

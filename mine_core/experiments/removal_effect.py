@@ -79,7 +79,7 @@ def summary(trials: list[tuple[int, Trial]], refused: int) -> dict[str, Any]:
     beyond = np.array([trial.shift.rank[voxel] == 1 for voxel, trial in trials], np.float64)
     shift = np.array([trial.shift.shift[voxel] for voxel, trial in trials], np.float64)
     controls = np.array([trial.shift.controls[:, voxel].mean() for voxel, trial in trials], np.float64)
-    instant = np.array([trial.instant[voxel] for voxel, trial in trials], np.float64)
+    instant = np.array([trial.instant for _, trial in trials], np.float64)
     rng = np.random.default_rng(10)
     return {
         "n_pairs": len(trials),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
 from mine_core.attribution.base import Averages, Encoder, MethodName, Scene, Setting, attribute_image
@@ -50,14 +50,12 @@ def build_averages(
     def make(directory: Path) -> dict[str, Any]:
         from mine_core.attribution.averages import make_averages
 
-        train = instrument.subject.splits.train
-        chosen = np.sort(np.random.default_rng(AVERAGES_SEED).permutation(train)[:N_AVERAGED])
-        images = np.asarray(instrument.subject.stimuli.images[chosen])
+        images = averaged_stimuli(instrument)
         found = make_averages(instrument.backbone.get(), images, cancelled=cancelled)
         np.save(directory / "image.npy", found.image)
         if found.tokens is not None:
             np.save(directory / "tokens.npy", found.tokens)
-        return {"n_images": len(chosen), "tokens": found.tokens is not None}
+        return {"n_images": len(images), "tokens": found.tokens is not None}
 
     made = store.build(_averages_recipe(instrument, store), make)
     return Averages(made.array("image"), made.array("tokens") if made.manifest["notes"]["tokens"] else None)
@@ -91,6 +89,13 @@ def find_traced(instrument: Instrument, store: ArtifactStore) -> Traced | None:
     """Traced parts if they are in the store."""
     found = store.find(_traced_recipe(instrument, store))
     return None if found is None else _traced(found)
+
+
+def averaged_stimuli(instrument: Instrument) -> UInt8[np.ndarray, "image height width 3"]:
+    """The training images that are averaged: at most 256, drawn at random."""
+    train = instrument.subject.splits.train
+    chosen = np.sort(np.random.default_rng(AVERAGES_SEED).permutation(train)[:N_AVERAGED])
+    return np.asarray(instrument.subject.stimuli.images[chosen])
 
 
 def setting_of(

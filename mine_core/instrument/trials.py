@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from mine_core.attribution.decomposition import attribute_images
+from mine_core.attribution.traced import coarse_values
 from mine_core.backbones.base import Backbone
 from mine_core.counterfactual.controls import make_controls
 from mine_core.counterfactual.editor_presets import editor_available
@@ -16,15 +16,15 @@ from mine_core.counterfactual.editors import Editor, create_editor
 from mine_core.counterfactual.exemplars import WordView, find_exemplars
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask, least_attributed_place
 from mine_core.counterfactual.instant import masked_patch_estimate
-from mine_core.counterfactual.removal import InpaintRemover, driving_mask
+from mine_core.counterfactual.removal import DRIVING_SHARE, TRACED_SHARE, InpaintRemover, driving_mask
 from mine_core.counterfactual.shift import embed_distinct, predict_shift
 from mine_core.counterfactual.verification import PresenceScale, verify_edit, with_verification
 from mine_core.description.decoding import attributed_words
 from mine_core.description.vocabulary import Vocabulary
 from mine_core.errors import EditError
-from mine_core.instrument.explain import require_voxel
 from mine_core.instrument.instrument import Instrument, Keyed
 from mine_core.instrument.second import SecondEncoder
+from mine_core.instrument.where import heat_of, heat_of_read_out
 from mine_core.profiles import wordless_text
 from mine_core.types import EncodingModel, ImageEdit, IsCancelled, PredictedShift
 
@@ -73,15 +73,9 @@ class Trial:
 
     edit: ImageEdit
     shift: PredictedShift
-    instant: Float[np.ndarray, " voxel"]
+    instant: float
     control_note: str
     check: PredictedShift | None = None
-
-
-def heat_of(instrument: Instrument, voxel: int, stimulus: int) -> Float[np.ndarray, "row col"]:
-    """Patch attribution of one voxel in one stimulus."""
-    require_voxel(instrument, voxel)
-    return attribute_images(instrument.model, instrument.features, np.array([stimulus]), voxel, instrument.mean_patches)[0]
 
 
 def driving_region(instrument: Instrument, voxel: int, stimulus: int) -> Bool[np.ndarray, "height width"]:
@@ -90,7 +84,7 @@ def driving_region(instrument: Instrument, voxel: int, stimulus: int) -> Bool[np
     Raises EditError where nothing in the image raises the voxel's prediction.
     """
     image = np.asarray(instrument.subject.stimuli.images[stimulus])
-    return driving_mask(image, heat_of(instrument, voxel, stimulus)).mask
+    return _object_under(instrument, image, heat_of(instrument, voxel, stimulus))
 
 
 def word_region(instrument: Instrument, stimulus: int, word: str) -> Bool[np.ndarray, "height width"]:
@@ -99,9 +93,16 @@ def word_region(instrument: Instrument, stimulus: int, word: str) -> Bool[np.nda
     Raises EditError for a word that is not in the vocabulary, or that nothing in the image shows.
     """
     _require_word(instrument, word)
-    patches = np.asarray(instrument.features.patches[stimulus], np.float32) - instrument.mean_patches
     image = np.asarray(instrument.subject.stimuli.images[stimulus])
-    return driving_mask(image, (patches @ _text_of(instrument, word)).reshape(instrument.features.backbone.grid)).mask
+    return _object_under(instrument, image, heat_of_read_out(instrument, np.array([stimulus]), _text_of(instrument, word))[0])
+
+
+def _object_under(
+    instrument: Instrument, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "row col"]
+) -> Bool[np.ndarray, "height width"]:
+    """The object under a heatmap, of which a traced one (on half patches) needs another share than the decomposition."""
+    traced = heat.shape != instrument.features.backbone.grid
+    return driving_mask(image, heat, TRACED_SHARE if traced else DRIVING_SHARE).mask
 
 
 def painting_editor(instrument: Instrument) -> str:
@@ -147,8 +148,7 @@ def run_trial(
     if second is not None:
         check = _shift(second.model, second.backbone.get(), images, names, direction, guided_by=guide, checked_by=second.key)
     word = request.word or _driving_word(instrument, request.stimulus, heat)
-    patches = np.asarray(instrument.features.patches[request.stimulus], np.float32)
-    instant = masked_patch_estimate(instrument.model, patches, instrument.mean_patches, edit.edit_mask)
+    instant = masked_patch_estimate(heat, edit.edit_mask, instrument.sd(request.voxel))
     return Trial(_verified(instrument, edit, word, direction) if word else edit, shift, instant, NOTES[request.kind], check)
 
 
@@ -348,12 +348,9 @@ def _exemplars(keyed: Keyed, word: str) -> tuple[Exemplar, ...]:
         tuple(features.stimulus_ids[i] for i in train),
         instrument.subject.stimuli.images[rows],
         np.asarray(features.pooled[rows]),
-        features.patches[rows],
-        np.asarray(instrument.mean_patches),
-        features.backbone.grid,
     )
     text = _text_of(instrument, word)
-    return find_exemplars(word, text, view)
+    return find_exemplars(word, text, view, lambda chosen: heat_of_read_out(instrument, train[chosen], text))
 
 
 def _require_word(instrument: Instrument, word: str) -> None:
@@ -375,7 +372,8 @@ def _verified(instrument: Instrument, edit: ImageEdit, word: str, direction: int
 
 def _driving_word(instrument: Instrument, stimulus: int, heat: Float[np.ndarray, "row col"]) -> str:
     """Word of the patches that drive the voxel in an image; empty where nothing does."""
+    coarse = heat if heat.shape == instrument.features.backbone.grid else coarse_values(heat)
     words = attributed_words(
-        instrument.features, instrument.mean_patches, np.array([stimulus]), heat[None], instrument.vocabulary, k=1
+        instrument.features, instrument.mean_patches, np.array([stimulus]), coarse[None], instrument.vocabulary, k=1
     )[0]
     return words[0] if words else ""

@@ -165,7 +165,7 @@ def verdict(view: View, instrument: Instrument, trial: Trial) -> None:
     st.plotly_chart(shift_figure(shift, voxel), width="stretch", theme=None, key="cf_shift", config={"displayModeBar": False})
     st.caption(
         "A prediction of the encoding model, not a change of a brain. " + trial.control_note + f" Instant estimate from the masked "
-        f"patches alone: {trial.instant[voxel]:+.2f} SD. Pixels changed outside the region: {trial.edit.changed_outside_mask}."
+        f"patches alone: {trial.instant:+.2f} SD. Pixels changed outside the region: {trial.edit.changed_outside_mask}."
     )
 
 

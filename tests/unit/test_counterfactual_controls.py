@@ -18,7 +18,7 @@ from mine_core.counterfactual.controls import (
     make_controls,
     make_replications,
 )
-from mine_core.counterfactual.exemplars import WordView, find_exemplars, word_attribution
+from mine_core.counterfactual.exemplars import WordView, find_exemplars
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, blend_in, cut_out, insertion_mask, least_attributed_place
 from mine_core.counterfactual.placements import places_elsewhere
 from mine_core.counterfactual.removal import InpaintRemover, driving_mask, object_mask
@@ -301,16 +301,19 @@ def test_the_clearest_image_of_a_word_is_found_and_cut_out(rng: np.random.Genera
         agreement = np.outer(as_patches(ball).ravel(), text if with_ball else np.eye(6)[1])
         patches.append(agreement + 0.02 * rng.normal(size=(64, 6)))
     patches = np.stack(patches)
-    view = WordView(tuple(f"image {i}" for i in range(24)), np.stack(images), patches.sum(1), patches, patches.mean(0), (8, 8))
-    assert word_attribution(view, 0, text).argmax() in np.flatnonzero(as_patches(truths[0]).ravel() > 0.7)
-    found = find_exemplars("ball", text, view, n=4, candidates=12)
+    view = WordView(tuple(f"image {i}" for i in range(24)), np.stack(images), patches.sum(1))
+
+    def heat(rows):
+        return ((patches[rows] - patches.mean(0)) @ text).reshape(-1, 8, 8)
+
+    found = find_exemplars("ball", text, view, heat, n=4, candidates=12)
     assert [exemplar.score for exemplar in found] == sorted((exemplar.score for exemplar in found), reverse=True)
     for exemplar in found:
         number = int(exemplar.source.split()[1])
         assert number % 2 == 0
         assert exemplar.cutout.sum() == pytest.approx(truths[number].sum(), rel=0.35)
     with pytest.raises(EditError, match="None of the 12 images"):
-        find_exemplars("nothing", text, dataclasses.replace(view, patches=0 * patches + text), candidates=12)
+        find_exemplars("nothing", text, view, lambda rows: np.ones((len(rows), 8, 8)), candidates=12)
     with pytest.raises(AlignmentError, match=r"\[23, 24\]"):
         dataclasses.replace(view, stimulus_ids=view.stimulus_ids[1:])
 

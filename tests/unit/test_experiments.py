@@ -165,7 +165,7 @@ def trial(shift: float, controls: list[float], instant: float) -> Any:
     table = np.array(controls)[:, None]
     rank = 1 + int((table <= shift).sum())
     shown = SimpleNamespace(shift=np.array([shift]), controls=table, control_names=("x",) * len(controls), rank=np.array([rank]))
-    return SimpleNamespace(shift=shown, instant=np.array([instant]), edit=SimpleNamespace(changed_outside_mask=0))
+    return SimpleNamespace(shift=shown, instant=instant, edit=SimpleNamespace(changed_outside_mask=0))
 
 
 def test_the_effect_of_removal_is_its_shift_beyond_the_mean_control(unchecked: None) -> None:

@@ -11,6 +11,7 @@ from mine_core.counterfactual.editors import EDITORS, finish_edit
 from mine_core.errors import EditError
 from mine_core.instrument import Instrument, trials
 from mine_core.instrument.trials import EditRequest, painting_editor, run_trial, word_region
+from mine_core.instrument.where import heat_of
 
 SIDE, VOXEL, STIMULUS = 96, 5, 3
 
@@ -65,9 +66,9 @@ def test_a_phrase_is_painted_at_its_place_and_verified(instrument, painter) -> N
 
 def test_without_a_place_it_goes_where_the_image_drives_the_voxel_least(instrument, painter) -> None:
     found = run_trial(instrument, EditRequest("insert", VOXEL, STIMULUS, word="dog", editor="phantom")).edit
-    heat = np.maximum(trials.heat_of(instrument, VOXEL, STIMULUS), 0)
-    cells = found.edit_mask.reshape(8, 12, 8, 12).mean((1, 3))
-    everywhere = [np.roll(cells, (dy, dx), (0, 1)) for dy in range(8) for dx in range(8)]
+    heat = np.maximum(heat_of(instrument, VOXEL, STIMULUS), 0)
+    cells = found.edit_mask.reshape(16, 6, 16, 6).mean((1, 3))
+    everywhere = [np.roll(cells, (dy, dx), (0, 1)) for dy in range(16) for dx in range(16)]
     covered = [float((heat * cell).sum()) for cell in everywhere]
     assert (heat * cells).sum() <= np.quantile(covered, 0.3)
     assert found.provenance["place"]["chosen_by"] == "least attributed"

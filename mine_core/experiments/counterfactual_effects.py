@@ -1,0 +1,295 @@
+"""Do edits move predictions as they should, do controls stay put, and does the planted brain agree?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from scipy.stats import pearsonr
+
+from mine_core.artifacts import ArtifactStore
+from mine_core.config import InstrumentConfig
+from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, cut_out, insertion_mask, least_attributed_place
+from mine_core.errors import EditError
+from mine_core.experiments.attribution_curves import difference
+from mine_core.experiments.planted import truth_of
+from mine_core.experiments.planted_edits import true_shift
+from mine_core.experiments.planted_words import planted_words
+from mine_core.instrument import Instrument, build_instrument
+from mine_core.instrument.explain import ranked_images
+from mine_core.instrument.second import SecondEncoder, build_second
+from mine_core.instrument.trials import INSERT_SIZE, EditRequest, Kind, Trial, driving_region, run_trial
+from mine_core.instrument.wanting import wanting_of, wants_of
+from mine_core.instrument.where import heat_of
+from mine_core.statistics import false_discovery_rate
+from mine_core.subjects.phantom.truth import PlantedTruth
+from mine_core.types import OnProgress
+
+N_VOXELS, N_CONFOUNDED, N_IMAGES, N_CANDIDATES = 40, 40, 2, 40
+LEVEL = 0.05
+STILL = 0.2  # SD: what controls may move on average
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One trial, the voxel and stimulus that it is of, and the true shift in SD of the voxel's signal (NaN where none is known)."""
+
+    voxel: int
+    stimulus: int
+    trial: Trial
+    truth: float
+
+    @property
+    def shift(self) -> float:
+        """Predicted shift of the voxel, in SD of its predictions."""
+        return float(self.trial.shift.shift[self.voxel])
+
+
+def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
+    """Remove what drives a voxel, insert what its description names, and compare with controls and with the planted brain.
+
+    Reliable category voxels that earned a description, drawn at random, each with two held-out images: those of highest
+    predicted response for a removal, and of middle response for an insertion. Words were chosen on training images.
+    Effects are over verified edits, in SD of the voxel's predictions; `direction_rate` is the share that moved as they should.
+    All intervals resample voxels. True shifts: the planted response to the scene with and without the objects that the edit
+    took out or put in; edits that no scene describes (a part of an object, a word for a group) have none.
+
+    `confounded`: voxels that answer the ball but not the person it usually comes with, and others of that kind. The
+    correlational method calls a concept whose evidence in images correlates with measured responses (q <= 0.05); the causal
+    one, whose insertion moves the prediction beyond all controls in most images.
+    """
+    instrument = build_instrument(config, store, on_progress=on_progress)
+    second, truth = build_second(config, store, on_progress=on_progress), truth_of(instrument)
+    rng = np.random.default_rng(21)
+    voxels, words = _described(instrument, truth, rng)
+    removed: list[Tried] = []
+    inserted: list[Tried] = []
+    by_image: list[tuple[Tried, float]] = []
+    refused = 0
+    for number, voxel in enumerate(voxels):
+        on_progress(number, len(voxels), "editing what each voxel wants")
+        for stimulus in _held_out(instrument, voxel, "top"):
+            tried = _try(instrument, truth, EditRequest("remove", voxel, stimulus), second)
+            removed += [tried] if tried else []
+            refused += tried is None
+        for stimulus in _held_out(instrument, voxel, "middle"):
+            tried = _try(instrument, truth, EditRequest("insert", voxel, stimulus, words[voxel]), second)
+            inserted += [tried] if tried else []
+            refused += tried is None
+            guided = None if tried is None else _image_guided(instrument, voxel, stimulus)
+            by_image += [] if tried is None or guided is None else [(tried, guided)]
+    return {
+        "subject": instrument.subject.name,
+        "backbone": config.backbone,
+        "n_voxels": len(voxels),
+        "n_not_editable": refused,
+        "second_encoder": second.independence,
+        "remove": _effects(removed, -1, second.reliable, rng),
+        "insert": _effects(inserted, 1, second.reliable, rng),
+        "controls": _controls([*removed, *inserted], rng),
+        "predicted_with_true_shift": _agreement([item for item in (*removed, *inserted) if item.trial.edit.verified], rng),
+        "profile_guided_minus_image_guided": _guided(by_image, rng),
+        "confounded": _confounded(instrument, truth, rng, on_progress),
+    }
+
+
+def _described(instrument: Instrument, truth: PlantedTruth, rng: np.random.Generator) -> tuple[list[int], dict[int, str]]:
+    """Random reliable category voxels whose description names a thing, and the first such word of each."""
+    able = truth.of_kind("category")
+    drawn = rng.permutation(able[instrument.reliable[able]])[: 4 * N_VOXELS]
+    wanting = wanting_of(instrument)
+    if wanting is None:
+        raise EditError("This backbone has no words, or too few images are held out to score one: nothing can be inserted by name.")
+    wants = wants_of(instrument, wanting, drawn)
+    things = _things(instrument)
+    found = {}
+    for voxel, want in zip(drawn.tolist(), wants, strict=True):
+        named = [word for word in want.description.phrases if word in things]
+        if named:
+            found[voxel] = named[0]
+    chosen = list(found)[:N_VOXELS]
+    return chosen, found
+
+
+def _things(instrument: Instrument) -> set[str]:
+    from mine_core.subjects.phantom.scenes import CONCEPTS
+
+    return {concept.name for concept in CONCEPTS} & set(instrument.vocabulary.words)
+
+
+def _held_out(instrument: Instrument, voxel: int, order: Any) -> list[int]:
+    """The first held-out stimuli of an order."""
+    ranked = ranked_images(instrument, voxel, order, len(instrument.subject.stimuli) if order == "top" else 20 * N_CANDIDATES)
+    return [int(stimulus) for stimulus in ranked if instrument.held_out[stimulus]][:N_IMAGES]
+
+
+def _try(instrument: Instrument, truth: PlantedTruth, request: EditRequest, second: SecondEncoder | None) -> Tried | None:
+    try:
+        trial = run_trial(instrument, request, second)
+    except EditError:
+        return None
+    stimulus = instrument.subject.stimuli.ids[request.stimulus]
+    return Tried(request.voxel, request.stimulus, trial, true_shift(truth, stimulus, trial.edit, request.voxel))
+
+
+def _effects(trials: Sequence[Tried], direction: int, sure: Bool[np.ndarray, " voxel"], rng: np.random.Generator) -> dict[str, Any]:
+    """Verified trials: how many moved as they should, by how much, beyond which controls, and what the second encoder says."""
+    kept = [item for item in trials if item.trial.edit.verified]
+    entry: dict[str, Any] = {"n": len(kept), "verified_rate": len(kept) / max(1, len(trials))}
+    if not kept:
+        return entry
+    voxels = np.array([item.voxel for item in kept])
+    shift = np.array([item.shift for item in kept])
+    controls = np.array([item.trial.shift.controls[:, item.voxel].mean() for item in kept])
+    entry |= {
+        "direction_rate": difference((direction * shift > 0).astype(float), voxels, rng),
+        "mean_shift_sd": difference(shift, voxels, rng),
+        "mean_shift_beyond_controls_sd": difference(shift - controls, voxels, rng),
+        "beyond_all_controls": difference(np.array([item.trial.shift.rank[item.voxel] == 1 for item in kept], float), voxels, rng),
+    }
+    checked = [item for item in kept if item.trial.check is not None and sure[item.voxel]]
+    if len(checked) > 1:
+        other = np.array([item.trial.check.shift[item.voxel] for item in checked if item.trial.check is not None])
+        groups = np.array([item.voxel for item in checked])
+        entry["second_encoder"] = {
+            "n": len(checked),
+            "direction_rate": difference((direction * other > 0).astype(float), groups, rng),
+            "mean_shift_sd": difference(other, groups, rng),
+        }
+    return entry
+
+
+def _controls(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, Any]:
+    """Mean shift of each kind of control over the trials that have it; `still` where that is within 0.2 SD of none."""
+    entry: dict[str, Any] = {}
+    for name in dict.fromkeys(name for item in trials for name in item.trial.shift.control_names):
+        rows = []
+        for item in trials:
+            same = [row for row, kind in enumerate(item.trial.shift.control_names) if kind == name]
+            rows += [(item.voxel, item.trial.shift.controls[same, item.voxel].mean())] if same else []
+        groups, values = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], np.float64)
+        entry[name] = {"n": len(rows), "mean_shift_sd": difference(values, groups, rng), "still": bool(abs(values.mean()) <= STILL)}
+    return entry
+
+
+def _agreement(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, Any]:
+    """Correlation over trials of predicted and true shifts, with an interval that resamples voxels, and with shuffled truth."""
+    known = [item for item in trials if np.isfinite(item.truth)]
+    entry: dict[str, Any] = {"n": len(known), "n_without_a_true_shift": len(trials) - len(known), "r": None}
+    if len(known) < 3:
+        return entry
+    predicted, true = np.array([item.shift for item in known]), np.array([item.truth for item in known])
+    groups = [np.flatnonzero(np.array([item.voxel for item in known]) == voxel) for voxel in {item.voxel for item in known}]
+    drawn = []
+    for _ in range(1000):
+        rows = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
+        drawn.append(np.corrcoef(predicted[rows], true[rows])[0, 1])
+    same = [np.sign(item.truth) for item in known]
+    within = {
+        name: float(np.corrcoef(predicted[rows], true[rows])[0, 1])
+        for name, sign in (("removals", -1), ("insertions", 1))
+        if (rows := np.array([item.trial.shift is not None and _direction(item) == sign for item in known])).sum() > 2
+    }
+    return entry | {
+        "r": float(np.corrcoef(predicted, true)[0, 1]),
+        "interval": [float(end) for end in np.quantile(drawn, [0.025, 0.975])],
+        "null_r": float(np.corrcoef(predicted, rng.permutation(true))[0, 1]),
+        "within": within,
+        "same_sign": float(np.mean([np.sign(item.shift) == sign for item, sign in zip(known, same, strict=True)])),
+    }
+
+
+def _direction(item: Tried) -> int:
+    return 1 if item.trial.edit.instruction.startswith("insert") else -1
+
+
+def _image_guided(instrument: Instrument, voxel: int, stimulus: int) -> float | None:
+    """Shift by inserting what drives the voxel in its best training image, cut out by attribution; None where that fails."""
+    train = np.zeros(len(instrument.subject.stimuli), bool)
+    train[instrument.subject.splits.train] = True
+    best = next(int(s) for s in ranked_images(instrument, voxel, "top", len(train)) if train[s])
+    images = instrument.subject.stimuli.images
+    try:
+        source = np.asarray(images[best])
+        region, name = driving_region(instrument, voxel, best), instrument.subject.stimuli.ids[best]
+        exemplar: Exemplar = cut_out("image", source, region, name, 1.0)
+        image = np.asarray(images[stimulus])
+        x, y = least_attributed_place(heat_of(instrument, voxel, stimulus), exemplar, size=INSERT_SIZE)
+        mask = insertion_mask(exemplar, *image.shape[:2], x=float(x), y=float(y), size=INSERT_SIZE)
+        edit = ExemplarInserter({"image": (exemplar,)}).edit(image, mask, "insert image", seed=0)
+    except EditError:
+        return None
+    pooled = instrument.backbone.get().embed(np.stack([image, edit.edited])).pooled
+    return float((pooled[1] - pooled[0]) @ instrument.model.coef[:, voxel] / instrument.sd(voxel))
+
+
+def _guided(pairs: Sequence[tuple[Tried, float]], rng: np.random.Generator) -> dict[str, Any]:
+    """Shift of insertions that the description guides less that of those that one image guides, in the same images."""
+    if len(pairs) < 2:
+        return {"n": len(pairs)}
+    profile, image = (np.array(values) for values in ([item.shift for item, _ in pairs], [shift for _, shift in pairs]))
+    groups = np.array([item.voxel for item, _ in pairs])
+    return {"n": len(pairs), "profile_guided": float(profile.mean()), "image_guided": float(image.mean())} | difference(
+        profile - image, groups, rng
+    )
+
+
+def _confounded(instrument: Instrument, truth: PlantedTruth, rng: np.random.Generator, on_progress: OnProgress) -> dict[str, Any]:
+    """Driver and usual company of confounded voxels, called by correlation and by insertion; company that is a place is left out."""
+    voxels = truth.of_kind("confounded")
+    planted = {int(voxel): planted_words(truth, int(voxel)) for voxel in voxels[instrument.reliable[voxels]]}
+    things = _things(instrument)
+    able = np.array([voxel for voxel, words in planted.items() if {words.driver, words.company} <= things], np.int64)
+    n_places = len(planted) - len(able)
+    able = np.sort(rng.permutation(able)[:N_CONFOUNDED])
+    rows = []
+    for number, voxel in enumerate(able.tolist()):
+        on_progress(number, len(able), "telling drivers from their company")
+        both = (planted[voxel].driver, planted[voxel].company)
+        targets = _without(instrument, voxel, both)
+        correlated = correlated_words(instrument, voxel)
+        rows.append([word in correlated for word in both] + [_causes(instrument, voxel, word, targets) for word in both])
+    if not rows:
+        return {"n": 0, "n_place_as_company": n_places}
+    found = np.array(rows, np.float64)
+    names = [f"{what}_positive_rate_{how}" for how in ("correlational", "causal") for what in ("true", "false")]
+    return {"n": len(rows), "n_place_as_company": n_places} | {
+        name: difference(found[:, column], able, rng) for column, name in enumerate(names)
+    }
+
+
+def correlated_words(instrument: Instrument, voxel: int) -> tuple[str, ...]:
+    """Words whose similarity to training images correlates with the voxel's measured responses (one-sided, q <= 0.05 over words).
+
+    The plain correlational method: cosine of image and text, Pearson's r, Benjamini and Hochberg over the vocabulary.
+    """
+    train, vocabulary = instrument.subject.splits.train, instrument.vocabulary
+    pooled = np.asarray(instrument.features.pooled[train], np.float64)
+    similarity = pooled / np.linalg.norm(pooled, axis=1, keepdims=True) @ np.asarray(vocabulary.embedded(), np.float64).T
+    found = pearsonr(similarity, instrument.measured(voxel)[train][:, None], axis=0, alternative="greater")
+    q = false_discovery_rate(np.asarray(found.pvalue))
+    return tuple(word for word, value in zip(vocabulary.words, q, strict=True) if value <= LEVEL)
+
+
+def _without(instrument: Instrument, voxel: int, words: tuple[str, str]) -> list[int]:
+    """Held-out images of middle predicted response that look least like either word."""
+    pooled = np.asarray(instrument.features.pooled, np.float64)
+    text = np.stack([instrument.vocabulary.embedded()[instrument.vocabulary.words.index(word)] for word in words])
+    likeness = (pooled / np.linalg.norm(pooled, axis=1, keepdims=True) @ text.T).max(axis=1)
+    held_out = [int(s) for s in ranked_images(instrument, voxel, "middle", 20 * N_CANDIDATES) if instrument.held_out[s]]
+    return sorted(held_out[:N_CANDIDATES], key=lambda stimulus: likeness[stimulus])[: N_IMAGES + 1]
+
+
+def _causes(instrument: Instrument, voxel: int, word: str, stimuli: Sequence[int]) -> bool:
+    """Whether inserting a word moves the prediction beyond all controls in most of the images."""
+    beyond: list[bool] = []
+    kind: Kind = "insert"
+    for stimulus in stimuli:
+        try:
+            trial = run_trial(instrument, EditRequest(kind, voxel, stimulus, word))
+        except EditError:
+            continue
+        if trial.edit.verified:
+            beyond.append(bool(trial.shift.rank[voxel] == 1 and trial.shift.shift[voxel] > 0))
+    return bool(beyond) and float(np.mean(beyond)) > 0.5
