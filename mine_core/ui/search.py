@@ -29,15 +29,15 @@ def ask(view: View, instrument: Instrument) -> TextSearch | None:
         st.info("Type what an image may show. The map then shows which voxels answer more to images that show it.")
         return None
     try:
-        return _search(instrument, instrument.model.provenance["key"], wanted, unwanted)
+        return _search(instrument, instrument.key, wanted, unwanted)
     except MineError as refusal:
         st.error(str(refusal))
         return None
 
 
-# `model_key` is read by the cache alone: it tells instruments apart
+# `key` is read by the cache alone: it tells instruments apart
 @st.cache_data(max_entries=64, show_spinner="Reading the text")
-def _search(_instrument: Instrument, model_key: str, wanted: str, unwanted: str) -> TextSearch:  # noqa: ARG001
+def _search(_instrument: Instrument, key: str, wanted: str, unwanted: str) -> TextSearch:  # noqa: ARG001
     return search_text(_instrument, parse_query(wanted, unwanted))
 
 
