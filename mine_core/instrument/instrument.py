@@ -65,7 +65,8 @@ class Instrument:
 
     `mean_patches[patch, feature]` is the average patch at each place over training stimuli, the baseline of attribution;
     `words` are the scored words per voxel, `evidence` what the backbone sees in each stimulus; `backbone` is loaded when an image
-    has to be embedded, and not before. `own_words` are those words of the vocabulary that the user brought.
+    has to be embedded, and not before. `own_words` are those words of the vocabulary that the user brought. `by_contrast` is what
+    contrast alone predicts of responses to validation and test stimuli.
     `truth_path` is where a phantom's planted answers lie; nothing but experiments opens it.
     """
 
@@ -84,6 +85,7 @@ class Instrument:
     backbone: Lazy[Backbone]
     truth_path: Path | None = None
     own_words: tuple[str, ...] = ()
+    by_contrast: Float[np.ndarray, "held_out voxel"] | None = None
 
     @property
     def key(self) -> str:

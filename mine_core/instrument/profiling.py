@@ -26,6 +26,7 @@ from mine_core.types import IsCancelled, OnProgress, VoxelProfile
 CODE = (
     "profiles.py",
     "description/attributes.py",
+    "description/contrast.py",
     "description/scoring.py",
     "description/wants.py",
     "description/writing.py",
@@ -39,7 +40,7 @@ TITLE = "Writing profiles"
 
 def profiles_recipe(config: InstrumentConfig, store: ArtifactStore, own: tuple[str, ...] = ()) -> Recipe:
     """Name the profiles of an instrument in the store, with a user's own words or without."""
-    keys = tuple(stage.recipe.key for stage in stages_of(config, store) if stage.name in ("words", "evidence"))
+    keys = tuple(stage.recipe.key for stage in stages_of(config, store) if stage.name in ("words", "evidence", "contrast"))
     return Recipe("profiles", {}, (*keys, *([own_recipe(config, store, own).key] if own else [])), code_version(*CODE))
 
 
@@ -106,6 +107,7 @@ def summary_of(table: pd.DataFrame) -> dict[str, Any]:
         "n_described": int(described.sum()),
         "n_withheld": int((table["withheld"] != "").sum()),
         "n_reliable_without_words": int(((table["withheld"] == "") & ~described).sum()),
+        "n_words_withheld": int((table["words_withheld"] != "").sum()),
         "n_with_attribute": int((table["attributes"].map(len) > 0).sum()),
         "median_words_r": float(table.loc[described, "words_r"].median()) if described.any() else None,
         "examples": [f"{row.voxel}: {row.text}" for row in table[described].nlargest(5, "r").itertuples()],
@@ -208,6 +210,7 @@ def _row(profile: VoxelProfile, ids: tuple[str, ...], own: set[str]) -> dict[str
         "q": profile.q,
         "reliability": profile.reliability,
         "withheld": profile.withheld,
+        "words_withheld": profile.words_withheld,
         "text": profile.text,
         "phrases": list(description.phrases) if description else [],
         "words": list(description.words) if description else [],

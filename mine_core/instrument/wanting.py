@@ -34,7 +34,7 @@ def _wanting(keyed: Keyed) -> Wanting:
     instrument = keyed.instrument
     splits, evidence = instrument.subject.splits, instrument.evidence.get()
     held_out = np.concatenate([splits.validation, splits.test])
-    ground = prepare(evidence, instrument.words, splits.train, held_out)
+    ground = prepare(evidence, instrument.words, splits.train, held_out, instrument.by_contrast)
     return Wanting(ground, prepare_attributes(evidence, instrument.vocabulary))
 
 

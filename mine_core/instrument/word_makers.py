@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mine_core.config import InstrumentConfig
+from mine_core.description.contrast import contrast_energy, predict_from_contrast
 from mine_core.description.decoding import VoxelWords, open_voxel_words
 from mine_core.description.evidence import Evidence, find_evidence, no_evidence, save_evidence
 from mine_core.description.vocabulary import Vocabulary, open_vocabulary
@@ -37,6 +38,17 @@ def evidence(_config: InstrumentConfig) -> Any:
             cancelled=work.cancelled,
         )
         save_evidence(seen, work.directory)
+
+    return make
+
+
+def contrast(_config: InstrumentConfig) -> Any:
+    """Predict held-out responses from contrast alone."""
+
+    def make(work: Work) -> None:
+        subject = subject_of(work.made["subject"])
+        energy = contrast_energy(subject.stimuli.images, work.on_progress, work.cancelled)
+        np.save(work.directory / "predicted.npy", predict_from_contrast(energy, subject.responses, subject.splits))
 
     return make
 

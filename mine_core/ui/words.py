@@ -44,7 +44,7 @@ def tell(instrument: Instrument, profile: VoxelProfile) -> None:
             st.markdown(profile.text)
         st.caption(_scores(instrument, profile))
     else:
-        st.markdown("No word of the vocabulary describes this voxel better than chance.")
+        st.markdown(profile.words_withheld or "No word of the vocabulary describes this voxel better than chance.")
     for entry in profile.attributes:
         if entry.stands:
             st.caption(

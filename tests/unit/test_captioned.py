@@ -29,7 +29,7 @@ def test_the_part_holds_what_drives(rng):
     assert wide.side == 96 and (wide.row, wide.col) == (0, 0)
     corner = driving_part(image, heat((7, 7)))
     assert (corner.row, corner.col, corner.side) == (64, 64, 32)
-    oblong = driving_part(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8), heat((0, 0), (0, 7)))
+    oblong = driving_part(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8), heat((0, 0), (0, 7), (7, 0), (7, 7)))
     assert oblong.side == 60 and oblong.image.shape == (60, 60, 3)
     with pytest.raises(DescriptionError, match="no part to caption"):
         driving_part(image, np.full((8, 8), -1.0))
@@ -71,7 +71,7 @@ def test_captions_are_written_in_the_form_that_an_import_reads(small: Any, tmp_p
 
 def test_the_command_line_writes_captions(apart: Any, small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "c.csv"
-    assert main(["caption", "--subject", "small", "--out", str(out)]) == 0
+    assert main(["caption", "--subject", "small", "--by", "greedy", "--out", str(out)]) == 0
     read = read_captions(out)
     assert [read[name][0] for name in small.instrument.subject.stimuli.ids] == list(small.instrument.captions)
     assert main(["caption", "--subject", "small", "--by", "florence2", "--weights", str(tmp_path / "no"), "--out", str(out)]) == REFUSED

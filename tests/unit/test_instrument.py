@@ -23,7 +23,7 @@ from mine_core.instrument.stages import stages_of
 from mine_core.instrument.subjects import custom_artifact, import_into, known_subjects, subject_of
 from mine_core.instrument.trials import EditRequest, driving_region, exemplars_of, heat_of, insertable_words, run_trial
 
-STAGES = ("subject", "layout", "features", "encoding", "words", "evidence", "captions")
+STAGES = ("subject", "layout", "features", "encoding", "words", "evidence", "contrast", "captions")
 
 
 @pytest.fixture
