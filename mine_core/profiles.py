@@ -159,12 +159,12 @@ def _wanted(
             )
     if phrases and wants.r**2 < TELLS * r**2:
         caveats.append(f"Its words say little of what drives it: they reach r = {max(wants.r, 0):.2f} where the model reaches {r:.2f}.")
-    beside = wants.contrast
+    contrast = wants.contrast
     withheld = ""
-    if beside is not None and beside.outdone:
+    if contrast is not None and contrast.outdone:
         withheld = (
-            f"Contrast alone predicts its responses to held-out images better (r = {beside.r:.2f}) than its words do "
-            f"({wants.r:.2f}), and they add nothing to it (partial r = {beside.added:.2f}): no word is told."
+            f"Contrast alone predicts its responses to held-out images better (r = {contrast.r:.2f}) than its words do "
+            f"({wants.r:.2f}), and they add nothing to it (partial r = {contrast.added:.2f}): no word is told."
         )
     caveats += _general(bool(phrases) or bool(withheld), ceiling)
     return {

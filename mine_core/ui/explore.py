@@ -137,7 +137,7 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
     if counter:
         title, shown = "Counter-exemplars", explain_images(instrument, view.voxel, np.array(counter), heat)
     else:
-        end: Order = order or "top"
+        end: Order = next((name for name in ORDERS if name == order), "top")
         title, shown = f"{ORDERS[end]} images", explain_voxel(instrument, view.voxel, order=end, n=N_IMAGES, heat=heat)
     # a few strong places would leave the others too faint to see: what lies beyond the limit is drawn at full strength
     limit = float(np.quantile(np.abs([item.values for item in shown]), FULL_STRENGTH)) or 1.0

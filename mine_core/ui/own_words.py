@@ -1,5 +1,8 @@
 """A user's own words on the Explore page: typed or uploaded, scored by the worker, listed, taken away again."""
 
+from collections.abc import Callable
+from typing import Any
+
 import streamlit as st
 
 from mine_core.config import InstrumentConfig
@@ -70,7 +73,7 @@ def _list(config: InstrumentConfig, kept: tuple[str, ...], instrument: Instrumen
         _start(config, "Taking words away", lambda stock, **more: remove_words(stock, resources.store(), tuple(chosen), **more))
 
 
-def _start(config: InstrumentConfig, title: str, work) -> None:
+def _start(config: InstrumentConfig, title: str, work: Callable[..., Any]) -> None:
     resources.worker().forget(_key(config))
     stock = resources.stock_instrument(config)
     resources.worker().submit(

@@ -3,9 +3,9 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,36 +50,38 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return state
 
 
-def finished(app: Any) -> Any:
+def sent(app: Any, button: str) -> tuple[Any, list[str]]:
+    """Press a button and wait for its job; what is said at the end is said once, in this run or the next."""
+    app = app.button(button).click().run()
+    said = [element.value for element in (*app.success, *app.error)]
     for job in resources.worker().jobs():
         ended(job)
-    return app.run()
+    app = app.run()
+    return app, said + [element.value for element in (*app.success, *app.error)]
 
 
 def test_own_words_are_added_listed_and_taken_away(voxel: str, kept: dict[str, Any]) -> None:
     app = opened(PAGE, voxel=voxel)
     app.text_area("own_words_text").set_value("red house\ngreen tree")
-    app = finished(app.button("own_words_add").click().run())
+    app, said = sent(app, "own_words_add")
     assert not app.exception and kept["asked"] == ["red house\ngreen tree"]
-    assert any("Your words are scored" in element.value for element in app.success)
+    assert any("Your words are scored" in line for line in said)
     assert "Kept: red house, green tree" in texts(app)
     app.multiselect("own_words_kept").set_value(["red house"]).run()
-    app = finished(app.button("own_words_remove").click().run())
+    app, _ = sent(app, "own_words_remove")
     assert not app.exception and kept["words"] == ("green tree",)
 
 
 def test_a_refused_word_is_refused_in_one_line_and_nothing_is_kept(voxel: str, kept: dict[str, Any]) -> None:
     app = opened(PAGE, voxel=voxel)
     app.text_area("own_words_text").set_value("refused")
-    app = finished(app.button("own_words_add").click().run())
+    app, said = sent(app, "own_words_add")
     assert not app.exception and kept["words"] == ()
-    assert [element.value for element in app.error] == [
-        "1 of 1 words are among the 85 there already (first: 'refused'); leave them out."
-    ]
+    assert said == ["1 of 1 words are among the 85 there already (first: 'refused'); leave them out."]
 
 
-def test_own_words_are_marked_wherever_they_are_told() -> None:
-    seen = SimpleNamespace(own_words=("red house",))
+def test_own_words_are_marked_wherever_they_are_told(instrument: Instrument) -> None:  # noqa: F811
+    seen = replace(instrument, own_words=("red house",))
     assert words.labelled(seen, "red house") == f"red house {OWN}" and words.labelled(seen, "dog") == "dog"
 
 
@@ -143,10 +145,10 @@ def test_captions_say_who_wrote_them(voxel: str, instrument: Instrument) -> None
 
 def test_counter_exemplars_are_shown_where_the_voxel_earned_words(voxel: str, instrument: Instrument) -> None:  # noqa: F811
     app = opened(PAGE, voxel=voxel)
-    app.button_group("explore_order").set_value(["lookalikes"]).run()
+    app.button_group("explore_order").set_value("lookalikes").run()
     assert not app.exception and "Counter-exemplars: of the tenth" in texts(app)
     withheld = opened(PAGE, voxel=str(int(instrument.score.r.argmin())))
-    withheld.button_group("explore_order").set_value(["lookalikes"]).run()
+    withheld.button_group("explore_order").set_value("lookalikes").run()
     assert not withheld.exception and "Nothing is said of this voxel" in texts(withheld)
 
 
