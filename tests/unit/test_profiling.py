@@ -88,7 +88,7 @@ def test_profiles_are_found_again_and_written(small: Any, table: pd.DataFrame, t
 
 def test_the_key_follows_what_profiles_are_made_of(small: Any) -> None:
     recipe = profiles_recipe(small.config, small.store)
-    assert recipe.kind == "profiles" and len(recipe.inputs) == 2
+    assert recipe.kind == "profiles" and len(recipe.inputs) == 3
     with pytest.raises(ConfigError, match="0 workers"):
         profile_all(small.config, small.store, workers=0)
     options = parser().parse_args(["profile", "--workers", "3", "--out", "x.csv"])
