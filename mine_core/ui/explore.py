@@ -156,8 +156,8 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
     )
     if counter:
         st.caption(
-            "Counter-exemplars: of the tenth of images that show most of its first word, those that predicted and measured responses "
-            "together put lowest."
+            "Counter-exemplars: of the tenth of images that show most of its first word (without one, that are most like its strongest "
+            "images), those that predicted and measured responses together put lowest."
         )
     attribution.closer_look(view, instrument, method)
     if acted is not None:

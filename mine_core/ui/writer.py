@@ -65,7 +65,8 @@ def _voxel(view: View, instrument: Instrument, endpoint: Endpoint) -> None:
                 st.code(table, language=None)
                 return
             with st.spinner(f"Asking {endpoint.model}"):
-                found = write_by_model(table, endpoint, answers_folder(resources.store()))
+                write_by_model(table, endpoint, answers_folder(resources.store()))
+            st.rerun()
     except MineError as refusal:
         st.error(str(refusal))
         return

@@ -17,6 +17,7 @@ from mine_core.description.contrast import (
 )
 from mine_core.description.wants import prepare, want
 from mine_core.errors import Cancelled
+from mine_core.instrument.wanting import outdone_by_contrast
 from mine_core.types import Splits
 
 
@@ -111,3 +112,25 @@ def test_phrases_that_contrast_outdoes_are_not_told(world):  # noqa: F811
     assert "ball" in follower.description.words  # its score is still shown
     unaware = want(replace(ground, by_contrast=None), words, indexed(values), np.array([1]))[0]
     assert unaware.description.phrases == ("ball",)
+
+
+def test_the_map_leaves_out_what_contrast_outdoes(small):
+    """Voxels that follow the predictions of contrast, and voxels that follow a word, by the small instrument's own images."""
+    instrument = small.instrument
+    splits, words = instrument.subject.splits, instrument.words
+    held_out = np.concatenate([splits.validation, splits.test])
+    assert instrument.by_contrast.shape == (len(held_out), len(instrument.score.r))
+    told = np.flatnonzero(words.passes.any(axis=1) & instrument.reliable)
+    assert len(told)
+    values = np.asarray(instrument.subject.responses.values, np.float32)
+    perfect = replace(instrument, by_contrast=values[held_out], model=keyed(instrument, "perfect"))
+    assert outdone_by_contrast(perfect)[told].all()  # an account that says all leaves nothing to add
+    rng = np.random.default_rng(0)
+    blind = rng.normal(size=instrument.by_contrast.shape).astype(np.float32)
+    assert not outdone_by_contrast(replace(instrument, by_contrast=blind, model=keyed(instrument, "blind"))).any()
+    assert not outdone_by_contrast(replace(instrument, by_contrast=None)).any()
+
+
+def keyed(instrument, name):
+    """The instrument's model under another key: what is kept of one is not what is kept of the other."""
+    return replace(instrument.model, provenance={**instrument.model.provenance, "key": name})

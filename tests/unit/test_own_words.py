@@ -18,6 +18,7 @@ from mine_core.errors import ArtifactError, BackboneError, Cancelled, ConfigErro
 from mine_core.instrument import build_instrument
 from mine_core.instrument.own_words import add_words, is_scored, kept_words, own_recipe, remove_words, with_own_words
 from mine_core.instrument.profiling import profiles_recipe, table_of
+from mine_core.instrument.regions import listed, recovered
 from mine_core.instrument.search import search_text
 from mine_core.instrument.stages import stages_of
 from mine_core.instrument.trials import insertable_words
@@ -106,6 +107,11 @@ def test_own_words_appear_in_decoding_search_and_profiles(small: Any, extended: 
     np.testing.assert_allclose(typed.r, kept.r, atol=1e-5)
     assert profiles_recipe(small.config, small.store, OWN).key != profiles_recipe(small.config, small.store).key
     assert not set(insertable_words(extended, voxel)) & set(OWN)  # controls of edits stay what they were
+
+
+def test_own_words_are_of_no_category_and_marked_in_regions(small: Any, extended: Any) -> None:
+    assert all(USER_GROUP not in entry.groups for entry in recovered(extended).values())
+    assert listed([("red house", 0.25), ("dog", 0.1)], OWN) == ["red house (yours) +0.25", "dog +0.10"]
 
 
 def test_own_words_are_scored_as_any_word_is(small: Any, extended: Any) -> None:
