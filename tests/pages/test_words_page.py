@@ -16,7 +16,7 @@ from mine_core.description.own_words import OWN
 from mine_core.errors import ConfigError
 from mine_core.instrument import Instrument
 from mine_core.jobs import Worker
-from mine_core.ui import own_words, resources, words
+from mine_core.ui import own_words, patches, resources, words
 
 PAGE = "pages/explore.py"
 
@@ -160,3 +160,21 @@ def test_a_region_and_its_voxels_can_be_taken_away(instrument: Instrument) -> No
     members = instrument.subject.responses.voxels.in_region("FFA")
     assert set(table["voxel"]) == set(members[instrument.reliable[members]].tolist())
     assert np.isin(table["part"], range(1, 7)).all()
+
+
+def test_a_clicked_patch_shows_its_words(voxel: str, instrument: Instrument, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    image, size = 7, instrument.subject.stimuli.images.shape[1]
+    rows, cols = instrument.features.backbone.grid
+    row, col = rows - 2, 1
+    at = (int((row + 0.5) * size / rows), int((col + 0.5) * size / cols))
+    monkeypatch.setattr(patches, "placer", lambda *_, **__: at)
+    app = opened(PAGE, voxel=voxel, image=str(image))
+    assert not app.exception and f"Patch in row {row + 1} of {rows}, column {col + 1} of {cols}" in texts(app)
+    [table] = [element.value for element in app.dataframe if element.value.columns.tolist() == ["Rank", "Word", "Score"]]
+    beyond = np.asarray(instrument.features.patches[image], np.float64)[row * cols + col] - instrument.mean_patches[row * cols + col]
+    score = np.asarray(instrument.vocabulary.embedded(), np.float64) @ beyond / instrument.vocabulary.calibrated()
+    best = np.argsort(-score)[: len(table)]
+    np.testing.assert_allclose(table["Score"], score[best], atol=0.011)
+    assert table["Word"].iloc[0] == instrument.vocabulary.words[best[0]]
+    driving = next(element.value for element in app.dataframe if element.value.columns.tolist() == ["Rank", "Word", "Score", "Count"])
+    assert driving["Score"].is_monotonic_decreasing and driving["Count"].max() > 0
