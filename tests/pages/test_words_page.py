@@ -178,3 +178,10 @@ def test_a_clicked_patch_shows_its_words(voxel: str, instrument: Instrument, mon
     assert table["Word"].iloc[0] == instrument.vocabulary.words[best[0]]
     driving = next(element.value for element in app.dataframe if element.value.columns.tolist() == ["Rank", "Word", "Score", "Count"])
     assert driving["Score"].is_monotonic_decreasing and driving["Count"].max() > 0
+
+
+def test_a_search_says_which_words_are_the_users(instrument: Instrument, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    first, second = instrument.vocabulary.words[:2]
+    monkeypatch.setattr(resources, "instrument", lambda _: replace(instrument, own_words=(second,)))
+    assert f"Words of your own: {second}." in texts(opened("pages/search.py", find=f"{first}, {second}"))
+    assert "Words of your own" not in texts(opened("pages/search.py", find=first))
