@@ -8,29 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mine_core.artifacts import ArtifactStore, write_text
+from mine_core.cli_common import Bar, add, add_group, settings
+from mine_core.cli_words import add_words_commands
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.errors import ConfigError, MineError
 
 REFUSED = 2
-
-
-class Bar:
-    """A progress bar on a terminal, and silence elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar = tqdm(total=1, disable=not sys.stderr.isatty(), leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}")
-
-    def __call__(self, done: int, total: int, message: str) -> None:
-        """Take a report of work done."""
-        self._bar.total, self._bar.n = total, done
-        self._bar.set_description(message)
-
-    def close(self) -> None:
-        """Clear the bar."""
-        self._bar.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,11 +64,7 @@ def parser() -> argparse.ArgumentParser:
     fit = add(commands, "fit", "fit an encoding model of a subject and score it on held-out stimuli", run_fit)
     fit.add_argument("--encoder", choices=("ridge", "query_attention", "banded"), default="ridge", help="which (default: ridge)")
     add_import(commands)
-    profile = add(
-        commands, "profile", "describe every voxel: words, attributes, images, caveats; goes on where it was stopped", run_profile
-    )
-    profile.add_argument("--workers", type=int, default=2, help="processes beside each other (default: 2)")
-    profile.add_argument("--out", type=Path, metavar="PATH", help="write the profiles there too, as .parquet or .csv")
+    add_words_commands(commands)
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
     add(evaluate, "description", "words, attributes and captions against planted answers and nulls", run_evaluation("description"))
@@ -106,25 +87,14 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--synthetic", action="store_true", help="a made-up subject of 20,000 voxels and 10,000 images instead")
     add_attribution_speed(benchmark)
     add(benchmark, "start", "seconds to a usable page, cold and warm, and peak memory", run_evaluation("start"))
+    add(
+        benchmark,
+        "words",
+        "a text search over 20,000 voxels, and all profiles made anew on two processes",
+        run_evaluation("words-speed"),
+    )
     add_encoding_speed(benchmark)
     return top
-
-
-def add_group(commands: Any, name: str, purpose: str) -> Any:
-    """Add a command that has commands of its own."""
-    group = commands.add_parser(name, help=purpose, description=purpose)
-    return group.add_subparsers(dest=f"{name}_what", required=True, metavar="WHAT")
-
-
-def add(commands: Any, name: str, purpose: str, run: Any) -> argparse.ArgumentParser:
-    """Add a command with the options that all share."""
-    command = commands.add_parser(name, help=purpose, description=purpose)
-    command.add_argument("--subject", default="phantom", help="name of a subject (default: phantom)")
-    command.add_argument("--seed", type=int, default=0, help="which phantom, 0 to 89 (default: 0)")
-    command.add_argument("--backbone", default="phantom", help="preset of assets/models.toml (default: phantom)")
-    command.add_argument("--json", metavar="PATH", help="write the result there, as JSON")
-    command.set_defaults(run=run)
-    return command
 
 
 def add_import(commands: Any) -> None:
@@ -183,11 +153,6 @@ def add_attribution_speed(commands: Any) -> None:
     command.set_defaults(run=run_attribution_speed)
 
 
-def settings(options: argparse.Namespace) -> InstrumentConfig:
-    """Settings of the instrument that the options name."""
-    return InstrumentConfig(options.subject, options.seed, options.backbone)
-
-
 def run_doctor(options: argparse.Namespace, _bar: Bar) -> dict[str, Any]:
     """Look at this machine."""
     from mine_core.instrument.doctor import examine
@@ -213,18 +178,6 @@ def run_fit(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     encoder = fit_encoder(settings(options), ArtifactStore(cache_directory()), options.encoder, on_progress=bar)
     key, median = encoder.provenance["key"], float(np.median(encoder.score.r))
     return {**built, "encoder": options.encoder, "encoder_median_r": median, "encoding": key}
-
-
-def run_profile(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
-    """Profile every voxel, and write the profiles where they were asked for."""
-    from mine_core.instrument.profiling import check_target, profile_all, summary_of, write_profiles
-
-    if options.out:
-        check_target(options.out)
-    table = profile_all(settings(options), ArtifactStore(cache_directory()), workers=options.workers, on_progress=bar)
-    if options.out:
-        write_profiles(table, options.out)
-    return summary_of(table)
 
 
 def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:

@@ -159,8 +159,16 @@ def _wanted(
             )
     if phrases and wants.r**2 < TELLS * r**2:
         caveats.append(f"Its words say little of what drives it: they reach r = {max(wants.r, 0):.2f} where the model reaches {r:.2f}.")
-    caveats += _general(bool(phrases), ceiling)
+    contrast = wants.contrast
+    withheld = ""
+    if contrast is not None and contrast.outdone:
+        withheld = (
+            f"Contrast alone predicts its responses to held-out images better (r = {contrast.r:.2f}) than its words do "
+            f"({wants.r:.2f}), and they add nothing to it (partial r = {contrast.added:.2f}): no word is told."
+        )
+    caveats += _general(bool(phrases) or bool(withheld), ceiling)
     return {
+        "words_withheld": withheld,
         "description": wants.description,
         "attributes": tuple(attributes),
         "company": wants.company,
@@ -178,6 +186,8 @@ def sentence(profile: VoxelProfile) -> str:
     place = f" in {' and '.join(profile.regions)}" if profile.regions else ""
     measured = f"held-out r = {profile.r:.2f}, {profile.reliability}"
     description = profile.description
+    if profile.words_withheld:
+        return f"Voxel {profile.voxel}{place} ({measured}). {profile.words_withheld}"
     if description is None or not description.phrases:
         return f"Voxel {profile.voxel}{place} ({measured}): no word of the vocabulary goes with its responses beyond chance."
     by_word = dict(zip(description.words, description.scores, strict=True))

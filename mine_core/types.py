@@ -218,7 +218,7 @@ class VoxelProfile:
 
     `attributes` are those that were tried, and say whether they stand; `words_r` is the correlation of all phrases together with
     held-out responses (NaN: unknown); `text` is one sentence and `features` 3 to 10 words or short phrases, empty where nothing
-    is told.
+    is told; `words_withheld` says why words that pass their null are not told, or is empty.
     """
 
     voxel: int
@@ -237,6 +237,7 @@ class VoxelProfile:
     words_r: float = float("nan")
     text: str = ""
     features: tuple[str, ...] = ()
+    words_withheld: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import explore, patches
+from mine_core.ui import captions, explore, own_words, patches, writer
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -16,4 +16,7 @@ with right:
 
 explore.images_of_voxel(view, instrument)
 patches.words_of_image(view, instrument)
+captions.captions_of_image(view, instrument)
 explore.own_photograph(view, instrument)
+own_words.own_words(view, instrument)
+writer.writer(view, instrument)

@@ -94,7 +94,7 @@ def load_captioner(kind: str, source: str | Path, device: str = "cpu") -> Transf
             processor.from_pretrained(source, **safe),
             cast(CaptionerKind, kind),
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise BackboneError(
             f"Captioner '{source}' of kind '{kind}' cannot be loaded ({' '.join(str(error).split())[:200]}); get it with "
             f"`hf download {source}` while online."

@@ -15,9 +15,9 @@ from mine_core.types import AttributeScore
 
 N_FOLDS, LEVEL, SEED, N_DRAWS = 5, 0.01, 7305, 999
 LEAST_STIMULI = 50
-# What is held constant: the mean, the concepts' drive, and its square, for responses that saturate.
-N_BASE = 3
 FLAT = 1e-9
+# Directions of what is held constant that are shorter than this share of the longest are rounding.
+DEPENDENT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,13 @@ def attribute_of(
     """Find the attribute that raises a voxel's responses to what it wants, and score it on stimuli that did not choose it.
 
     drive[i] = sum over phrases of b_c presence[i, c], b >= 0 by least squares on the responses
+    covered[i, k] = sum over phrases of b_c presence[i, c] coverage[c, i, k], k a cell of 3 x 3
     x_a[i] = sum over phrases of b_c presence[i, c] [the thing shows alternative a in i]
-    score = correlation of x_a and the responses, the drive and its square held constant
+    score = correlation of x_a and the responses; held constant: the drive, its square, covered[:, k] and its square root
+
+    A response to a thing grows with how much of the receptive field it covers, and saturates. Large things cover more of any:
+    were the drive alone held constant, 'large' would be told of voxels that do not care for size. The cells are a receptive field of
+    any place and shape, the square roots its saturation. For places, covered is not held constant, since it is what is asked.
 
     Five folds: the alternative that is best on four is scored on the fifth, so that no stimulus scores an alternative that it
     helped to choose; products are summed over folds. Scores of folds still depend on each other, for each helps to choose for
@@ -77,16 +82,17 @@ def attribute_of(
 
     Notes
     -----
-    Within a concept, correlational: attributes that come together in these stimuli are each other's company. A larger thing
-    covers more of a receptive field, so that 'large' may speak of coverage and not of a preference.
+    Within a concept, correlational: attributes that come together in these stimuli are each other's company. Coverage is what the
+    backbone sees, on nine cells: what they miss of a small receptive field may still be told as 'large'.
     """
     evidence = ground.evidence
     concepts = _concepts(evidence, phrases)
     offered = _offered(ground, phrases, places)
     if not len(concepts) or not offered.any():
         return None
-    rest, beyond = _partialled(
+    rest, beyond, n_held = _partialled(
         np.asarray(evidence.presence[:, concepts], np.float64),
+        None if places else evidence.coverage[concepts] / 255.0,
         np.asarray(evidence.shown[concepts][:, :, ground.of_set[offered]]) == ground.value[offered],
         np.asarray(responses, np.float64),
     )
@@ -97,7 +103,7 @@ def attribute_of(
     if not (own.sum(axis=0) > FLAT).any() or rest @ rest <= FLAT:
         return None
     z, picked = _chosen(products[None], own)
-    noise = np.sqrt(rest @ rest / (len(rest) - N_BASE - 1))
+    noise = np.sqrt(rest @ rest / (len(rest) - n_held - 1))
     p = float((1 + (_null(squares, own) * noise >= z[0]).sum()) / (1 + N_DRAWS))
     rows = np.arange(N_FOLDS)
     length = np.sqrt(own[rows, picked[0]].sum() * (rest @ rest))
@@ -136,15 +142,27 @@ def _weights(presence: Float[np.ndarray, "stimulus concept"], y: Float[np.ndarra
 
 def _partialled(
     presence: Float[np.ndarray, "stimulus concept"],
+    coverage: Float[np.ndarray, "concept stimulus cell"] | None,
     shown: Bool[np.ndarray, "concept stimulus value"],
     y: Float[np.ndarray, " stimulus"],
-) -> tuple[Float[np.ndarray, " stimulus"], Float[np.ndarray, "stimulus value"]]:
-    """Responses, and every alternative's share of the drive, without the mean, the drive and its square."""
+) -> tuple[Float[np.ndarray, " stimulus"], Float[np.ndarray, "stimulus value"], int]:
+    """Responses, and every alternative's share of the drive, without what is held constant, and of how many dimensions that is."""
     drive = presence * _weights(presence, y)
     x = np.einsum("ic,civ->iv", drive, shown, optimize=True)
     total = drive.sum(axis=1)
-    basis, _ = np.linalg.qr(np.stack([np.ones(len(y)), total, total**2], axis=1))
-    return y - basis @ (basis.T @ y), x - basis @ (basis.T @ x)
+    held = [np.ones((len(y), 1)), total[:, None], total[:, None] ** 2]
+    if coverage is not None:
+        covered = np.einsum("ic,cik->ik", drive, coverage, optimize=True)
+        held += [covered, np.sqrt(covered)]
+    basis = _basis(np.concatenate(held, axis=1))
+    return y - basis @ (basis.T @ y), x - basis @ (basis.T @ x), basis.shape[1]
+
+
+def _basis(columns: Float[np.ndarray, "stimulus column"]) -> Float[np.ndarray, "stimulus dimension"]:
+    """Orthonormal basis of what the columns span, whatever their scales; columns of a cell that shows nothing add nothing."""
+    length = np.linalg.norm(columns, axis=0)
+    left, strength, _ = np.linalg.svd(columns[:, length > 0] / length[length > 0], full_matrices=False)
+    return left[:, strength > DEPENDENT * strength[0]]
 
 
 def _ratio(products: Float[np.ndarray, "*draw value"], squares: Float[np.ndarray, "*draw value"]) -> Float[np.ndarray, "*draw value"]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from mine_core.description.decoding import patch_words
 from mine_core.description.vocabulary import Alternatives, Vocabulary
@@ -16,7 +16,10 @@ from mine_core.types import Features, IsCancelled, OnProgress
 SHARPNESS = 2.0
 # A word is present where its soft maximum lies this many SD above its mean over training stimuli; per SD, how sharp that is.
 PRESENT_FROM, SLOPE = 1.5, 4.0
+# Where in the image a word is seen is kept for this many rows and columns of cells.
+CELLS = 3
 BATCH, CLIP = 64, 20.0
+ARRAYS = ("presence", "shown", "coverage")
 UNKNOWN = -1
 
 
@@ -25,14 +28,16 @@ class Evidence:
     """What a backbone sees in each stimulus, word by word.
 
     `presence[stimulus, word]` is 0 to 1; `shown[word, stimulus, set]` is the position within `sets[set].words` of the
-    alternative that the patches showing the word have (-1: the word is itself one of the alternatives). It is what one
-    model sees, not what is there.
+    alternative that the patches showing the word have (-1: the word is itself one of the alternatives);
+    `coverage[word, stimulus, cell]` is how much of each of 3 x 3 cells, row by row, shows it, in 255ths (0: an alternative, too). It
+    is what one model sees, not what is there.
     """
 
     words: tuple[str, ...]
     sets: tuple[Alternatives, ...]
     presence: Float[np.ndarray, "stimulus word"]
     shown: Int[np.ndarray, "word stimulus set"]
+    coverage: UInt8[np.ndarray, "word stimulus cell"]
     stimulus_ids: tuple[str, ...]
 
 
@@ -60,6 +65,7 @@ def find_evidence(
 
     m[i, w] = log mean_p exp(2 s[i, p, w]) / 2,  s the scores of `patch_words`
     presence[i, w] = 1 / (1 + exp(-4 (z[i, w] - 1.5))),  z = m in SD over training stimuli
+    coverage[w, i, k] = mean over the patches p of cell k of 1 / (1 + exp(-4 (s[i, p, w] - 1.5)))
 
     A soft maximum over patches finds a small thing that the mean over patches dilutes; the sigmoid makes a thing that is there
     count once, however large its score. Words of scenes are contrasts of the pooled embedding, from z = 0. Which alternative
@@ -98,7 +104,7 @@ def find_evidence(
             values = scenes[entry.name]
             shown[things, :, position] = _likeliest(values[None], np.ones((1, len(train)), np.float32), train)[0]
     passes.fill(shown, presence, train)
-    return Evidence(vocabulary.words, vocabulary.alternatives, presence, shown, features.stimulus_ids)
+    return Evidence(vocabulary.words, vocabulary.alternatives, presence, shown, passes.coverage(), features.stimulus_ids)
 
 
 def _presence(
@@ -135,6 +141,7 @@ class _Passes:
         self._on_progress, self._cancelled = on_progress or (lambda *_: None), cancelled or (lambda: False)
         self._n = len(features.stimulus_ids)
         self._local: Float[np.ndarray, "word stimulus value"] | None = None
+        self._covered: UInt8[np.ndarray, "word stimulus cell"] | None = None
         sets = vocabulary.alternatives
         self.scenes = [entry for entry in sets if entry.kind == "scene"]
         self.local_sets = [position for position, entry in enumerate(sets) if entry.kind != "scene"]
@@ -147,20 +154,31 @@ class _Passes:
         directions = self._directions()
         raw = np.empty((self._n, len(self._vocabulary)), np.float32)
         local = np.empty((len(self.things), self._n, directions.shape[0]), np.float16)
+        pool, covered = cells_of(self._features.backbone.grid), np.zeros((len(self.things), self._n, CELLS**2), np.uint8)
         for start in range(0, self._n, BATCH):
             if self._cancelled():
                 raise Cancelled(f"Stopped after {start} of {self._n} stimuli; start again to look at them all.")
             rows = slice(start, min(start + BATCH, self._n))
             patches = np.asarray(self._features.patches[rows], np.float32)
-            weights = np.exp(SHARPNESS * np.clip(patch_words(patches, self._mean, self._vocabulary), -CLIP, CLIP))
+            scores = np.clip(patch_words(patches, self._mean, self._vocabulary), -CLIP, CLIP)
+            weights = np.exp(SHARPNESS * scores)
             raw[rows] = np.log(weights.mean(axis=1)) / SHARPNESS
+            share = np.einsum("kp,ipw->wik", pool, 1 / (1 + np.exp(-SLOPE * (scores[:, :, self.things] - PRESENT_FROM))), optimize=True)
+            covered[:, rows] = np.rint(255 * share)
             if len(directions) and len(self.things):
                 seen = weights[:, :, self.things]
                 seen /= seen.sum(axis=1, keepdims=True)
                 local[:, rows] = (seen.transpose(0, 2, 1) @ ((patches - self._mean) @ directions.T)).transpose(1, 0, 2)
             self._on_progress(rows.stop, self._n, "looking for every word in every image")
-        self._local = local
+        self._local, self._covered = local, covered
         return raw
+
+    def coverage(self) -> UInt8[np.ndarray, "word stimulus cell"]:
+        """How much of each cell shows each word, after `soft_maxima`; 0 for words that were not looked at."""
+        found = np.zeros((len(self._vocabulary), self._n, CELLS**2), np.uint8)
+        if self._covered is not None:
+            found[self.things] = self._covered
+        return found
 
     def _directions(self) -> Float[np.ndarray, "value feature"]:
         found = [contrasts(self._vocabulary, self._vocabulary.alternatives[position]) for position in self.local_sets]
@@ -185,16 +203,25 @@ class _Passes:
                 start += width
 
 
+def cells_of(grid: tuple[int, int]) -> Float[np.ndarray, "cell patch"]:
+    """Weights that average the patches whose centre lies in each of 3 x 3 cells; 0 for a cell that holds none."""
+    row, col = (np.floor((np.arange(n) + 0.5) * CELLS / n).astype(int) for n in grid)
+    cell = (CELLS * row[:, None] + col[None]).ravel()
+    inside = (cell == np.arange(CELLS**2)[:, None]).astype(np.float32)
+    return inside / np.maximum(inside.sum(axis=1, keepdims=True), 1)
+
+
 def no_evidence(n_stimuli: int, stimulus_ids: tuple[str, ...]) -> Evidence:
     """Evidence of no word, for a backbone that reads none."""
     empty = np.zeros((n_stimuli, 0), np.float16)
-    return Evidence((), (), empty, np.zeros((0, n_stimuli, 0), np.int8), stimulus_ids)
+    shown, coverage = np.zeros((0, n_stimuli, 0), np.int8), np.zeros((0, n_stimuli, CELLS**2), np.uint8)
+    return Evidence((), (), empty, shown, coverage, stimulus_ids)
 
 
 def save_evidence(evidence: Evidence, directory: Path) -> None:
-    """Write as presence.npy, shown.npy and evidence.json."""
-    np.save(directory / "presence.npy", evidence.presence, allow_pickle=False)
-    np.save(directory / "shown.npy", evidence.shown, allow_pickle=False)
+    """Write as presence.npy, shown.npy, coverage.npy and evidence.json."""
+    for name in ARRAYS:
+        np.save(directory / f"{name}.npy", getattr(evidence, name), allow_pickle=False)
     texts = {"words": evidence.words, "stimulus_ids": evidence.stimulus_ids}
     (directory / "evidence.json").write_text(json.dumps(texts))
 
@@ -202,7 +229,7 @@ def save_evidence(evidence: Evidence, directory: Path) -> None:
 def open_evidence(directory: Path, vocabulary: Vocabulary) -> Evidence:
     """Read what `save_evidence` wrote, memory-mapped; raises ArtifactError if it is of another vocabulary."""
     texts = json.loads((directory / "evidence.json").read_text())
-    presence, shown = (np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("presence", "shown"))
+    presence, shown, coverage = (np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS)
     if tuple(texts["words"]) != vocabulary.words or presence.shape[1] != len(vocabulary):
         raise ArtifactError(f"Evidence in {directory.name} is of {presence.shape[1]} words, the vocabulary has {len(vocabulary)}.")
-    return Evidence(vocabulary.words, vocabulary.alternatives, presence, shown, tuple(texts["stimulus_ids"]))
+    return Evidence(vocabulary.words, vocabulary.alternatives, presence, shown, coverage, tuple(texts["stimulus_ids"]))

@@ -44,6 +44,8 @@ class Endpoint:
             )
         if not (self.seconds > 0 and self.tries >= 1):
             raise ConfigError(f"{self.seconds} s and {self.tries} tries were given; both must be above 0.")
+        if not (0 <= self.price_in < float("inf") and 0 <= self.price_out < float("inf")):
+            raise ConfigError(f"Prices of {self.price_in} and {self.price_out} a million tokens were given; they must be 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,23 @@ class WrittenProfile:
 def word_table(profile: VoxelProfile) -> str:
     """Table of a profile's words and attributes, all that is sent; empty where no word stands."""
     description = profile.description
-    if description is None or not description.phrases:
+    if description is None:
         return ""
     by_word = dict(zip(description.words, description.scores, strict=True))
+    scored = [(word, float(by_word[word])) for word in description.phrases]
+    attributes = [(entry.attribute, entry.word, entry.score) for entry in profile.attributes if entry.stands]
+    return table_of(scored, attributes, [f"{entry.word} beside {entry.phrase}" for entry in profile.company])
+
+
+def table_of(words: Sequence[tuple[str, float]], attributes: Sequence[tuple[str, str, float]], company: Sequence[str]) -> str:
+    """Table of words with scores, attributes as (attribute, word, score), and company as 'word beside phrase'; empty without words."""
+    if not words:
+        return ""
     lines = ["| Rank | Word | Score |", "|---|---|---|"]
-    lines += [f"| {rank} | {word} | {by_word[word]:.2f} |" for rank, word in enumerate(description.phrases, 1)]
-    lines += [f"Attribute: {entry.attribute} is {entry.word} ({entry.score:.2f})" for entry in profile.attributes if entry.stands]
-    lines += [f"Only by company: {entry.word}, beside {entry.phrase}" for entry in profile.company]
+    # scores are kept to four digits in tables of profiles: a voxel's table must be the same from either
+    lines += [f"| {rank} | {word} | {round(score, 4):.2f} |" for rank, (word, score) in enumerate(words, 1)]
+    lines += [f"Attribute: {attribute} is {word} ({score:.2f})" for attribute, word, score in attributes]
+    lines += [f"Only by company: {entry}" for entry in company]
     return "\n".join(lines)
 
 
@@ -104,13 +116,28 @@ def write_by_model(
     """
     if not table:
         raise DescriptionError("No word stands for this voxel; there is nothing to write from.")
-    cache.mkdir(parents=True, exist_ok=True)
-    kept = cache / f"{hash_text(endpoint.address, endpoint.model, SYSTEM, table)}.json"
-    if kept.is_file():
-        return checked(kept.read_text())
+    found = kept_answer(table, endpoint, cache)
+    if found is not None:
+        return found
     said = _ask(table, endpoint, post or _post, sleep)
-    write_text(kept, json.dumps(asdict(said)))
+    cache.mkdir(parents=True, exist_ok=True)
+    write_text(_kept_path(table, endpoint, cache), json.dumps(asdict(said)))
     return said
+
+
+def kept_answer(table: str, endpoint: Endpoint, cache: Path) -> WrittenProfile | None:
+    """Answer that was kept for a table, or None; raises DescriptionError if what was kept is no answer."""
+    path = _kept_path(table, endpoint, cache)
+    return checked(path.read_text()) if path.is_file() else None
+
+
+def is_kept(table: str, endpoint: Endpoint, cache: Path) -> bool:
+    """Whether an answer is kept for a table."""
+    return _kept_path(table, endpoint, cache).is_file()
+
+
+def _kept_path(table: str, endpoint: Endpoint, cache: Path) -> Path:
+    return cache / f"{hash_text(endpoint.address, endpoint.model, SYSTEM, table)}.json"
 
 
 def _ask(table: str, endpoint: Endpoint, post: Post, sleep: Callable[[float], None]) -> WrittenProfile:

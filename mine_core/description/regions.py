@@ -15,6 +15,8 @@ N_RESAMPLES, LEVEL, PENALTY = 1000, 0.95, 0.05
 N_HALVES, REPEATS_FROM = 6, 0.3
 MOST_PARTS, LEAST_VOXELS = 6, 12
 N_WORDS = 4
+# A voxel's own word exceeds the region's mean by this many standard errors, 1 / sqrt(stimuli): one in 30,000 words by chance.
+ALONE = 4.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class RegionParts:
     """A split of a region's voxels: part of each, words of each part with how much more it has of them, and stability.
 
     `stability[n_parts]` is the mean adjusted Rand index of splits by two halves of the training stimuli: 1 the same split, 0
-    no more alike than by chance. One part only where no number of parts repeats.
+    no more alike than by chance. One part only where no number of parts repeats. `alone[member]` are the words that one voxel has
+    more of than the region's mean, by more than `ALONE` standard errors of a correlation over the held-out stimuli.
     """
 
     voxels: Int[np.ndarray, " member"]
@@ -48,6 +51,7 @@ class RegionParts:
     shared: tuple[tuple[str, float], ...]
     own: tuple[tuple[tuple[str, float], ...], ...]
     stability: Mapping[int, float]
+    alone: tuple[tuple[tuple[str, float], ...], ...]
 
 
 def recover_groups(
@@ -118,7 +122,8 @@ def split_region(
 
     Each voxel is its correlations with the offered words over training stimuli; k-means for 2 to 6 parts. The number of parts
     is the one on which splits by two halves of the stimuli agree best, if they agree at 0.3 or more. Words of a part are those
-    whose held-out correlation exceeds that of the rest of the region most: the stimuli that name a part did not make it.
+    whose held-out correlation exceeds that of the rest of the region most: the stimuli that name a part did not make it. Each
+    voxel's own words are those whose held-out correlation exceeds the region's mean by four standard errors.
 
     Raises EncodingError if there are fewer than 12 voxels.
 
@@ -142,12 +147,16 @@ def split_region(
         inside = part == number
         beyond = held_out[inside].mean(axis=0) - (held_out[~inside].mean(axis=0) if (~inside).any() else 0.0)
         own.append(_best(beyond, words, places))
-    return RegionParts(voxels, part, _best(mean, words, places), tuple(own) if part.max() else (), stability)
+    least = ALONE / np.sqrt(len(measured))
+    alone = tuple(_best(member - mean, words, places, least) for member in held_out)
+    return RegionParts(voxels, part, _best(mean, words, places), tuple(own) if part.max() else (), stability, alone)
 
 
-def _best(values: Float[np.ndarray, " word"], words: Sequence[str], places: Int[np.ndarray, " word"]) -> tuple[tuple[str, float], ...]:
+def _best(
+    values: Float[np.ndarray, " word"], words: Sequence[str], places: Int[np.ndarray, " word"], least: float = 0.0
+) -> tuple[tuple[str, float], ...]:
     order = np.argsort(-values, kind="stable")[:N_WORDS]
-    return tuple((words[places[i]], float(values[i])) for i in order if values[i] > 0)
+    return tuple((words[places[i]], float(values[i])) for i in order if values[i] > least)
 
 
 def _profiles(seen: Float[np.ndarray, "train word"], answers: Float[np.ndarray, "train member"]) -> Float[np.ndarray, "member word"]:

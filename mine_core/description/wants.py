@@ -1,10 +1,11 @@
 """What each voxel wants: the few words that together account for its responses, and those that only keep them company."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from mine_core.description.contrast import BesideContrast, beside_contrast
 from mine_core.description.decoding import LEAST_HELD_OUT, VoxelWords
 from mine_core.description.evidence import Evidence
 from mine_core.description.scoring import held_out_scores, standardised
@@ -24,13 +25,15 @@ SEED = 7304
 class VoxelWants:
     """One voxel's words: `description` with scores and p, the share of each phrase in the fit, and the usual company.
 
-    `r` is the correlation of all phrases together, as fitted on training stimuli, with measured held-out responses.
+    `r` is the correlation of all phrases together, as fitted on training stimuli, with measured held-out responses; `contrast` what
+    contrast alone predicts beside them (None: not known). Where it outdoes them, no phrase is told.
     """
 
     description: Description
     shares: tuple[float, ...]
     r: float
     company: tuple[Company, ...]
+    contrast: BesideContrast | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Ground:
 
     `seen` and `left_out` are presence at training and held-out stimuli, standardised; `gram` holds products of columns of
     `seen`; `offered` is False for words that are values of a thing's attribute: they are told within a concept, not beside it.
-    `level` is the largest p that stands, from the false discovery rate over voxels.
+    `level` is the largest p that stands, from the false discovery rate over voxels. `by_contrast` is what contrast alone predicts of
+    held-out responses, where it is known.
     """
 
     words: tuple[str, ...]
@@ -51,9 +55,16 @@ class Ground:
     offered: Bool[np.ndarray, " word"]
     level: float
     n_permutations: int
+    by_contrast: Float[np.ndarray, "held_out voxel"] | None = None
 
 
-def prepare(evidence: Evidence, words: VoxelWords, train: Int[np.ndarray, " train"], held_out: Int[np.ndarray, " held_out"]) -> Ground:
+def prepare(
+    evidence: Evidence,
+    words: VoxelWords,
+    train: Int[np.ndarray, " train"],
+    held_out: Int[np.ndarray, " held_out"],
+    by_contrast: Float[np.ndarray, "held_out voxel"] | None = None,
+) -> Ground:
     """Compute what all voxels share.
 
     Raises
@@ -84,6 +95,7 @@ def prepare(evidence: Evidence, words: VoxelWords, train: Int[np.ndarray, " trai
         # p is kept in float32: what equals the largest p must not fall on its wrong side
         level=float(words.p[words.passes].max()) * (1 + 1e-5) if words.passes.any() else 0.0,
         n_permutations=words.n_permutations,
+        by_contrast=by_contrast,
     )
 
 
@@ -95,7 +107,7 @@ def want(ground: Ground, words: VoxelWords, responses: Responses, voxels: Int[np
     and so do negative ones. Order: by share of the fit. Scores are correlations of presence with measured held-out responses;
     p as in `held_out_scores`, over the voxel's chosen words and the ten that `voxel_words` put first. A phrase is a chosen
     word whose p is within `ground.level`. A word that stands without being chosen and keeps less than half of its correlation,
-    the phrases held constant, is their company.
+    the phrases held constant, is their company. No phrase is told where contrast alone outdoes them all (see `beside_contrast`).
 
     Notes
     -----
@@ -115,7 +127,26 @@ def want(ground: Ground, words: VoxelWords, responses: Responses, voxels: Int[np
         ground.left_out, measured, candidates, n_permutations=ground.n_permutations, rng=np.random.default_rng(SEED)
     )
     left_out = standardised(measured)
-    return tuple(_wants(ground, left_out[:, i], candidates[i], scores[i], p[i], *chosen[i]) for i in range(len(voxels)))
+    found = [_wants(ground, left_out[:, i], candidates[i], scores[i], p[i], *chosen[i]) for i in range(len(voxels))]
+    if ground.by_contrast is None:
+        return tuple(wants for wants, _ in found)
+    contrast = np.asarray(ground.by_contrast[:, voxels], np.float32)
+    return tuple(_unless_outdone(*found[i], left_out[:, i], contrast[:, i]) for i in range(len(voxels)))
+
+
+def _unless_outdone(
+    wants: VoxelWants,
+    fit: Float[np.ndarray, " held_out"],
+    answers: Float[np.ndarray, " held_out"],
+    contrast: Float[np.ndarray, " held_out"],
+) -> VoxelWants:
+    """Take the phrases back where contrast predicts the voxel better and they add nothing."""
+    if not wants.description.phrases:
+        return wants
+    beside = beside_contrast(fit, answers, contrast)
+    if not beside.outdone:
+        return replace(wants, contrast=beside)
+    return replace(wants, description=replace(wants.description, phrases=()), shares=(), company=(), contrast=beside)
 
 
 def select(
@@ -187,7 +218,8 @@ def _wants(
     p: Float[np.ndarray, " candidate"],
     chosen: list[int],
     weights: list[float],
-) -> VoxelWants:
+) -> tuple[VoxelWants, Float[np.ndarray, " held_out"]]:
+    """One voxel's words, and what its phrases together predict."""
     told = list(dict.fromkeys(candidates.tolist()))  # without the padding
     at = {word: i for i, word in reversed(list(enumerate(candidates.tolist())))}
     stands = {word: bool(p[at[word]] <= ground.level) for word in told}
@@ -196,7 +228,7 @@ def _wants(
     fit = ground.left_out[:, phrases] @ np.array([weights[chosen.index(word)] for word in phrases], np.float32)
     length = float(np.linalg.norm(fit))
     rows = [at[word] for word in told]
-    return VoxelWants(
+    wants = VoxelWants(
         description=Description(
             phrases=tuple(ground.words[word] for word in phrases),
             words=tuple(ground.words[word] for word in told),
@@ -208,6 +240,7 @@ def _wants(
         r=float(fit @ answers) / length if length > 0 else 0.0,
         company=_company(ground, answers, phrases, [word for word in told if stands[word] and word not in chosen]),
     )
+    return wants, fit
 
 
 def _company(ground: Ground, answers: Float[np.ndarray, " held_out"], phrases: list[int], others: list[int]) -> tuple[Company, ...]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mine_core.description.vocabulary import USER_GROUP
 from mine_core.types import AttributeScore, Company
 
 MOST_TOLD, MOST_FEATURES, LEAST_FEATURES = 6, 10, 3
@@ -32,7 +33,7 @@ def write(
     phrases : words that stand, the strongest first.
     attributes : alternatives that stand within them.
     company : words that only keep the phrases company; told as such where fewer than three features were earned.
-    group_of : group of each word of the vocabulary.
+    group_of : group of each word of the vocabulary; a user's own words make no group.
 
     Returns
     -------
@@ -41,7 +42,7 @@ def write(
     if not phrases:
         return Written("", ())
     told = list(phrases[:MOST_TOLD])
-    groups = Counter(group_of.get(word, "") for word in phrases)
+    groups = Counter("" if group_of.get(word) == USER_GROUP else group_of.get(word, "") for word in phrases)
     group, count = groups.most_common(1)[0]
     named = f"{group}: " if group and count == len(phrases) >= A_GROUP else ""
     text = f"Images that show {named}{listed(told)}"

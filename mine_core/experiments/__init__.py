@@ -21,6 +21,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "encoding-speed": "encoding_speed",
     "learning": "learning_curve",
     "attribution-speed": "attribution_speed",
+    "words-speed": "words_speed",
 }
 
 

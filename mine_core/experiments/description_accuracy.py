@@ -56,6 +56,7 @@ def against_truth(instrument: Instrument, table: pd.DataFrame) -> dict[str, Any]
     rates |= {name: _rate(rows_with, planted_with, right, group_of) for name, right in RIGHT_ATTRIBUTE.items()}
     named = [i for i in with_attribute if _named(rows[i])]
     rates["attribute_right_where_named"] = _rate([rows[i] for i in named], [planted[i] for i in named], _attribute_right, group_of)
+    reliable_early = truth.of_kind("early")[instrument.reliable[truth.of_kind("early")]]
     without = [row for row, answer in zip(rows, planted, strict=True) if not answer.attribute]
     return {
         "n_reliable_with_concept": len(chosen),
@@ -65,11 +66,20 @@ def against_truth(instrument: Instrument, table: pd.DataFrame) -> dict[str, Any]
         "of_these_large": float(np.mean([_tried(row).get("word") == "large" for row in without if _named(row)])),
         "null_withheld_rate": _withheld(table, truth),
         "early_described_rate": float((table["text"].iloc[truth.of_kind("early")] != "").mean()),
+        "withheld_for_contrast": {
+            "early": _outdone(table.iloc[reliable_early]),
+            "with_concept": _outdone(table.iloc[chosen]),
+        },
         "confounded_flagged_rate": _flagged(rows, planted),
         "first_word_by": _decoding(instrument, chosen, planted, group_of),
         "by_region": _by_region(instrument, chosen, rows, planted, group_of),
         "by_planted_group": _by_group(rows, planted, group_of),
     }
+
+
+def _outdone(table: pd.DataFrame) -> float:
+    """Share of voxels whose words contrast outdoes."""
+    return float((table["words_withheld"] != "").mean())
 
 
 def _group(row: Row, group_of: Mapping[str, str]) -> str:

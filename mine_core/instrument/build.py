@@ -70,6 +70,7 @@ def _open(config: InstrumentConfig, made: dict[str, Artifact]) -> Instrument:
         captions=tuple(json.loads((made["captions"].path / "captions.json").read_text())),
         likeness=Lazy(partial(_likeness, subject.splits, features.pooled)),
         backbone=Lazy(partial(_backbone, config.backbone)),
+        by_contrast=made["contrast"].array("predicted"),
         truth_path=made["subject"].path / "truth" if config.subject == PHANTOM else None,
     )
 

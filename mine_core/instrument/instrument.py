@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mine_core.artifacts import hash_text
 from mine_core.backbones.base import Backbone
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.flatmap import FlatMap
@@ -64,7 +65,8 @@ class Instrument:
 
     `mean_patches[patch, feature]` is the average patch at each place over training stimuli, the baseline of attribution;
     `words` are the scored words per voxel, `evidence` what the backbone sees in each stimulus; `backbone` is loaded when an image
-    has to be embedded, and not before.
+    has to be embedded, and not before. `own_words` are those words of the vocabulary that the user brought. `by_contrast` is what
+    contrast alone predicts of responses to validation and test stimuli.
     `truth_path` is where a phantom's planted answers lie; nothing but experiments opens it.
     """
 
@@ -82,6 +84,13 @@ class Instrument:
     likeness: Lazy[Likeness]
     backbone: Lazy[Backbone]
     truth_path: Path | None = None
+    own_words: tuple[str, ...] = ()
+    by_contrast: Float[np.ndarray, "held_out voxel"] | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells instruments apart that give other answers: the key of the encoding model, and a user's own words."""
+        return "-".join([str(self.model.provenance.get("key", "")), *([hash_text(*self.own_words)] if self.own_words else [])])
 
     def predicted(self, voxel: int) -> Float[np.ndarray, " stimulus"]:
         """Predicted response to every stimulus, in SD of the voxel's predictions from their mean over training stimuli."""

@@ -18,6 +18,7 @@ from mine_core.config import InstrumentConfig
 from mine_core.errors import Cancelled, ConfigError
 from mine_core.instrument.build import build_instrument
 from mine_core.instrument.instrument import Instrument
+from mine_core.instrument.own_words import own_recipe, with_own_words
 from mine_core.instrument.stages import stages_of
 from mine_core.instrument.wanting import full_profile, wanting_of, wants_of
 from mine_core.types import IsCancelled, OnProgress, VoxelProfile
@@ -25,6 +26,7 @@ from mine_core.types import IsCancelled, OnProgress, VoxelProfile
 CODE = (
     "profiles.py",
     "description/attributes.py",
+    "description/contrast.py",
     "description/scoring.py",
     "description/wants.py",
     "description/writing.py",
@@ -34,20 +36,19 @@ CODE = (
 CHUNK = 250
 TABLE = "profiles.parquet"
 TITLE = "Writing profiles"
-LISTS = ("regions", "phrases", "words", "features", "attributes", "company", "exemplars", "counter_exemplars", "caveats")
-FORMATS = (".parquet", ".csv")
 
 
-def profiles_recipe(config: InstrumentConfig, store: ArtifactStore) -> Recipe:
-    """Name the profiles of an instrument in the store."""
-    keys = tuple(stage.recipe.key for stage in stages_of(config, store) if stage.name in ("words", "evidence"))
-    return Recipe("profiles", {}, keys, code_version(*CODE))
+def profiles_recipe(config: InstrumentConfig, store: ArtifactStore, own: tuple[str, ...] = ()) -> Recipe:
+    """Name the profiles of an instrument in the store, with a user's own words or without."""
+    keys = tuple(stage.recipe.key for stage in stages_of(config, store) if stage.name in ("words", "evidence", "contrast"))
+    return Recipe("profiles", {}, (*keys, *([own_recipe(config, store, own).key] if own else [])), code_version(*CODE))
 
 
 def profile_all(
     config: InstrumentConfig,
     store: ArtifactStore,
     *,
+    own: tuple[str, ...] = (),
     workers: int = 1,
     on_progress: OnProgress | None = None,
     cancelled: IsCancelled | None = None,
@@ -59,6 +60,7 @@ def profile_all(
 
     Parameters
     ----------
+    own : a user's own words, to be told beside those of the vocabulary.
     workers : processes beside each other; each opens the stored arrays, which are shared.
 
     Raises
@@ -71,13 +73,14 @@ def profile_all(
     if workers < 1:
         raise ConfigError(f"{workers} workers were asked for; at least 1 is needed.")
     instrument = build_instrument(config, store, on_progress=on_progress, cancelled=cancelled)
-    recipe = profiles_recipe(config, store)
+    instrument = with_own_words(instrument, store, own, on_progress=on_progress, cancelled=cancelled)
+    recipe = profiles_recipe(config, store, own)
 
     def make(directory: Path) -> dict[str, Any]:
         scratch = store.root / "unfinished" / recipe.key
         scratch.mkdir(parents=True, exist_ok=True)
         report, stopped = on_progress or (lambda *_: None), cancelled or (lambda: False)
-        table = _all_blocks(instrument, store.root, scratch, workers, report, stopped)
+        table = profile_blocks(instrument, store, scratch, workers, report, stopped)
         table.to_parquet(directory / TABLE)
         shutil.rmtree(scratch, ignore_errors=True)
         return {"n_voxels": len(table), "n_described": int((table["text"] != "").sum())}
@@ -85,9 +88,9 @@ def profile_all(
     return read_profiles(store.build(recipe, make))
 
 
-def find_profiles(config: InstrumentConfig, store: ArtifactStore) -> pd.DataFrame | None:
+def find_profiles(config: InstrumentConfig, store: ArtifactStore, own: tuple[str, ...] = ()) -> pd.DataFrame | None:
     """Profiles that are in the store, or None."""
-    found = store.find(profiles_recipe(config, store))
+    found = store.find(profiles_recipe(config, store, own))
     return None if found is None else read_profiles(found)
 
 
@@ -104,42 +107,33 @@ def summary_of(table: pd.DataFrame) -> dict[str, Any]:
         "n_described": int(described.sum()),
         "n_withheld": int((table["withheld"] != "").sum()),
         "n_reliable_without_words": int(((table["withheld"] == "") & ~described).sum()),
+        "n_words_withheld": int((table["words_withheld"] != "").sum()),
         "n_with_attribute": int((table["attributes"].map(len) > 0).sum()),
         "median_words_r": float(table.loc[described, "words_r"].median()) if described.any() else None,
         "examples": [f"{row.voxel}: {row.text}" for row in table[described].nlargest(5, "r").itertuples()],
     }
 
 
-def check_target(path: Path) -> None:
-    """Refuse a file that profiles cannot be written to, before they are made; raises ConfigError."""
-    if path.suffix not in FORMATS or not path.parent.is_dir():
-        raise ConfigError(f"Profiles cannot be written to {path}; give a name that ends in .parquet or .csv in a folder that exists.")
-
-
-def write_profiles(table: pd.DataFrame, path: Path) -> None:
-    """Write profiles to a .parquet file, lists as lists, or to a .csv file, lists joined by '; '.
-
-    Raises ConfigError for another ending, or if there is no such folder.
-    """
-    check_target(path)
-    temporary = path.with_name(f".{path.name}")
-    if path.suffix == ".csv":
-        flat = table.assign(**{name: table[name].map(lambda cell: "; ".join(map(str, cell))) for name in LISTS})
-        flat.to_csv(temporary, index=False)
-    else:
-        table.to_parquet(temporary)
-    temporary.replace(path)
-
-
-def _all_blocks(
-    instrument: Instrument, root: Path, scratch: Path, workers: int, on_progress: OnProgress, cancelled: IsCancelled
+def profile_blocks(
+    instrument: Instrument,
+    store: ArtifactStore,
+    scratch: Path,
+    workers: int,
+    on_progress: OnProgress,
+    cancelled: IsCancelled = lambda: False,
 ) -> pd.DataFrame:
+    """Profile all voxels block by block, each kept in `scratch` when it is done and not made again.
+
+    Raises Cancelled if `cancelled()` became True; finished blocks are kept.
+    """
     n_voxels = len(instrument.score.r)
     starts = range(0, n_voxels, CHUNK)
     missing = [start for start in starts if not _block_path(scratch, start).is_file()]
     on_progress(len(starts) - len(missing), len(starts), TITLE)
     finished = (
-        _in_this_process(instrument, scratch, missing) if workers == 1 else _in_processes(instrument, root, scratch, missing, workers)
+        _in_this_process(instrument, scratch, missing)
+        if workers == 1
+        else _in_processes(instrument, store.root, scratch, missing, workers)
     )
     done = len(starts) - len(missing)
     for _ in finished:
@@ -158,7 +152,8 @@ def _in_this_process(instrument: Instrument, scratch: Path, starts: list[int]) -
 
 def _in_processes(instrument: Instrument, root: Path, scratch: Path, starts: list[int], workers: int) -> Iterator[int]:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: set[Future[int]] = {pool.submit(_do_elsewhere, instrument.config, root, scratch, start) for start in starts}
+        given = (instrument.config, instrument.own_words, root, scratch)
+        waiting: set[Future[int]] = {pool.submit(_do_elsewhere, *given, start) for start in starts}
         try:
             while waiting:
                 ready, waiting = wait(waiting, return_when="FIRST_COMPLETED")
@@ -169,14 +164,15 @@ def _in_processes(instrument: Instrument, root: Path, scratch: Path, starts: lis
                 future.cancel()
 
 
-_OPENED: dict[InstrumentConfig, Instrument] = {}
+_OPENED: dict[tuple[InstrumentConfig, tuple[str, ...]], Instrument] = {}
 
 
-def _do_elsewhere(config: InstrumentConfig, root: Path, scratch: Path, start: int) -> int:
+def _do_elsewhere(config: InstrumentConfig, own: tuple[str, ...], root: Path, scratch: Path, start: int) -> int:
     """Do one block in a worker process, which keeps its instrument for the next."""
-    if config not in _OPENED:
-        _OPENED[config] = build_instrument(config, ArtifactStore(root))
-    _do_block(_OPENED[config], scratch, start)
+    if (config, own) not in _OPENED:
+        store = ArtifactStore(root)
+        _OPENED[config, own] = with_own_words(build_instrument(config, store), store, own)
+    _do_block(_OPENED[config, own], scratch, start)
     return start
 
 
@@ -198,11 +194,12 @@ def table_of(instrument: Instrument, voxels: Int[np.ndarray, " chosen"]) -> pd.D
     reliable = voxels[instrument.reliable[voxels]]
     wants = dict(zip(reliable.tolist(), wants_of(instrument, wanting, reliable), strict=True)) if wanting and len(reliable) else {}
     ids = instrument.subject.stimuli.ids
-    rows = [_row(full_profile(instrument, voxel, wants.get(voxel)), ids) for voxel in voxels.tolist()]
+    own = set(instrument.own_words)
+    rows = [_row(full_profile(instrument, voxel, wants.get(voxel)), ids, own) for voxel in voxels.tolist()]
     return pd.DataFrame(rows)
 
 
-def _row(profile: VoxelProfile, ids: tuple[str, ...]) -> dict[str, Any]:
+def _row(profile: VoxelProfile, ids: tuple[str, ...], own: set[str]) -> dict[str, Any]:
     description = profile.description
     by_word = dict(zip(description.words, description.scores, strict=True)) if description else {}
     return {
@@ -213,9 +210,11 @@ def _row(profile: VoxelProfile, ids: tuple[str, ...]) -> dict[str, Any]:
         "q": profile.q,
         "reliability": profile.reliability,
         "withheld": profile.withheld,
+        "words_withheld": profile.words_withheld,
         "text": profile.text,
         "phrases": list(description.phrases) if description else [],
         "words": list(description.words) if description else [],
+        "own_words": [word for word in description.words if word in own] if description else [],
         "scores": json.dumps({word: round(float(by_word[word]), 4) for word in description.phrases} if description else {}),
         "words_r": profile.words_r,
         "features": list(profile.features),

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from mine_core.description.scoring import standardised
 from mine_core.description.search import TextQuery, TextSearch, search, text_score
-from mine_core.description.vocabulary import Vocabulary, embed_vocabulary
+from mine_core.description.vocabulary import USER_GROUP, Vocabulary, embed_vocabulary
 from mine_core.errors import EncodingError
 from mine_core.instrument.instrument import Instrument, Keyed
 from mine_core.profiles import wordless_text
@@ -55,7 +55,7 @@ def embed_texts(instrument: Instrument, texts: tuple[str, ...]) -> Float[np.ndar
     directions = np.asarray(vocabulary.embedded(), np.float32)
     if others:
         phrases = tuple(tuple(template.format(text) for template in vocabulary.templates) for text in others)
-        own = Vocabulary(others, ("your words",) * len(others), phrases, vocabulary.templates)
+        own = Vocabulary(others, (USER_GROUP,) * len(others), phrases, vocabulary.templates)
         directions = np.concatenate([directions, embed_vocabulary(own, instrument.backbone.get()).embedded()])
         known |= {text: len(vocabulary) + i for i, text in enumerate(others)}
     return directions[[known[text] for text in texts]] if texts else np.zeros((0, directions.shape[1]), np.float32)

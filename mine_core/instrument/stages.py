@@ -1,8 +1,8 @@
 """The stages that an instrument is built of: what each depends on and how it is made.
 
-cortex -> subject -> features -> encoding -> words -> evidence, captions. Each is an artifact whose key follows from the settings and
-the code alone, so the whole chain of keys is known before anything is made: a build that is stopped goes on at the stage
-where it was, and a changed setting rebuilds only what depends on it.
+cortex -> subject -> features -> encoding -> words -> evidence; subject -> contrast; features -> captions. Each is an artifact
+whose key follows from the settings and the code alone, so the whole chain of keys is known before anything is made: a build that
+is stopped goes on at the stage where it was, and a changed setting rebuilds only what depends on it.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,6 +30,7 @@ SCORING_CODE = (
 RIDGE_CODE = ("encoding/ridge.py", "encoding/gram.py", "encoding/blocks.py", *SCORING_CODE)
 WORDS_CODE = ("description/decoding.py", "description/scoring.py", "description/vocabulary.py")
 EVIDENCE_CODE = ("description/evidence.py", "description/vocabulary.py")
+CONTRAST_CODE = ("description/contrast.py", "encoding/ridge.py", "encoding/gram.py", "encoding/blocks.py", "encoding/alignment.py")
 FitOn = Literal["train", "validation"]
 Made = Mapping[str, Artifact]
 Make = Callable[[Path, Made, OnProgress, IsCancelled], dict[str, Any] | None]
@@ -53,11 +54,13 @@ def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     vocabulary = hash_file(VOCABULARIES / f"{vocabulary_of(config.backbone)}.toml")
     words = Recipe("words", {"n_permutations": config.n_permutations}, (encoding.key, vocabulary), code_version(*WORDS_CODE))
     evidence = Recipe("evidence", {}, (words.key,), code_version(*EVIDENCE_CODE))
+    contrast = Recipe("contrast", {}, features.inputs[:1], code_version(*CONTRAST_CODE))
     captions = Recipe("captions", {}, (features.key,), code_version("backbones/captioning.py"))
     return [
         *before,
         Stage("words", words, 15, "Scoring words for every voxel", _maker("words", config)),
         Stage("evidence", evidence, 5, "Looking for every word in every image", _maker("evidence", config, "word_makers")),
+        Stage("contrast", contrast, 10, "Measuring contrast", _maker("contrast", config, "word_makers")),
         Stage("captions", captions, 15, "Writing captions", _maker("captions", config)),
     ]
 

@@ -20,7 +20,7 @@ from mine_core.counterfactual.removal import DRIVING_SHARE, TRACED_SHARE, Inpain
 from mine_core.counterfactual.shift import embed_distinct, predict_shift
 from mine_core.counterfactual.verification import PresenceScale, verify_edit, with_verification
 from mine_core.description.decoding import attributed_words
-from mine_core.description.vocabulary import Vocabulary
+from mine_core.description.vocabulary import USER_GROUP, Vocabulary
 from mine_core.errors import EditError
 from mine_core.instrument.instrument import Instrument, Keyed
 from mine_core.instrument.second import SecondEncoder
@@ -34,8 +34,8 @@ INSERT_SIZE = 0.45
 PAINTED_SIZE = 0.5  # of the oval that something is painted into, which it does not fill
 PHANTOM_EDITOR = "phantom"
 OTHER_WORDS = 6
-# Groups of the vocabulary whose words are no things that could be cut out of an image.
-NOT_THINGS = ("colour", "size", "position", "attribute", "action", "material")
+# Groups of the vocabulary whose words are no things that could be cut out of an image, and a user's own, which would change controls.
+NOT_THINGS = ("colour", "size", "position", "attribute", "action", "material", USER_GROUP)
 NOTES = {
     "remove": "Controls remove equally large regions elsewhere, or disturb the same place and keep what it shows.",
     "insert": "Controls insert other things in the same place and elsewhere, or the same pixels scrambled.",

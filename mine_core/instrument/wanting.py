@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from mine_core.description.attributes import AttributeGround, attribute_of, prepare_attributes
+from mine_core.description.contrast import beside_contrast
 from mine_core.description.decoding import LEAST_HELD_OUT
 from mine_core.description.wants import Ground, VoxelWants, prepare, want
 from mine_core.instrument.instrument import Instrument, Keyed
@@ -34,13 +35,36 @@ def _wanting(keyed: Keyed) -> Wanting:
     instrument = keyed.instrument
     splits, evidence = instrument.subject.splits, instrument.evidence.get()
     held_out = np.concatenate([splits.validation, splits.test])
-    ground = prepare(evidence, instrument.words, splits.train, held_out)
+    ground = prepare(evidence, instrument.words, splits.train, held_out, instrument.by_contrast)
     return Wanting(ground, prepare_attributes(evidence, instrument.vocabulary))
 
 
 def wants_of(instrument: Instrument, wanting: Wanting, voxels: Int[np.ndarray, " chosen"]) -> tuple[VoxelWants, ...]:
     """Words of some voxels, chosen on training and scored on held-out stimuli."""
     return want(wanting.ground, instrument.words, instrument.subject.responses, voxels)
+
+
+def outdone_by_contrast(instrument: Instrument) -> Bool[np.ndarray, " voxel"]:
+    """Voxels whose best word contrast alone outdoes (see `beside_contrast`), before words are put together; False where none passes."""
+    if not len(instrument.vocabulary) or instrument.by_contrast is None:
+        return np.zeros(len(instrument.score.r), bool)
+    return _outdone(Keyed.of(instrument, *instrument.vocabulary.words))
+
+
+@lru_cache(maxsize=3)
+def _outdone(keyed: Keyed) -> Bool[np.ndarray, " voxel"]:
+    instrument, words = keyed.instrument, keyed.instrument.words
+    splits = instrument.subject.splits
+    held_out = np.concatenate([splits.validation, splits.test])
+    measured = np.asarray(instrument.subject.responses.values[held_out], np.float32)
+    likeness = np.asarray(instrument.features.pooled[held_out], np.float32) @ np.asarray(instrument.vocabulary.embedded(), np.float32).T
+    contrast, found = np.asarray(instrument.by_contrast, np.float32), np.zeros(len(words.passes), bool)
+    best = np.where(words.passes, words.scores, -np.inf).argmax(axis=1) if words.passes.size else np.zeros(len(found), int)
+    for voxel in np.flatnonzero(words.passes.any(axis=1) & instrument.reliable):
+        word = words.candidates[voxel, best[voxel]]
+        found[voxel] = beside_contrast(likeness[:, word], measured[:, voxel], contrast[:, voxel]).outdone
+    found.flags.writeable = False
+    return found
 
 
 def attributes_of(instrument: Instrument, wanting: Wanting, voxel: int, wants: VoxelWants) -> tuple[AttributeScore, ...]:

@@ -9,15 +9,16 @@ from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
 from mine_core.errors import MineError
 from mine_core.figures import data_url, heat_gradient, heat_rgba
 from mine_core.instrument import Instrument
-from mine_core.instrument.explain import ImageExplanation, Order, explain_voxel
+from mine_core.instrument.explain import ImageExplanation, Order, explain_images, explain_voxel
 from mine_core.instrument.photograph import Photograph, open_photograph
-from mine_core.profiles import wordless_text
 from mine_core.ui import attribution, maps
+from mine_core.ui.captions import caption_source, shown_caption
 from mine_core.ui.components import GalleryItem, flatmap, gallery
 from mine_core.ui.state import MAPS, View, set_view
-from mine_core.ui.words import profile_of, reliability_line, tell
+from mine_core.ui.words import labelled, profile_of, reliability_line, tell
 
 ORDERS: dict[Order, str] = {"top": "Strongest", "middle": "Middling", "bottom": "Weakest"}
+LOOKALIKES = "lookalikes"
 N_IMAGES = 12
 # A photograph farther out than this percentage of held-out images is called unlike them.
 UNLIKE = 95.0
@@ -113,7 +114,7 @@ def voxel_card(view: View, instrument: Instrument) -> None:
     if profile.withheld:
         st.warning(profile.withheld)
         return
-    tell(profile)
+    tell(instrument, profile)
 
 
 def images_of_voxel(view: View, instrument: Instrument) -> None:
@@ -123,13 +124,21 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
     st.divider()
     order = st.segmented_control(
         f"Images by the predicted response of voxel {view.voxel}",
-        list(ORDERS),
-        format_func=lambda name: ORDERS[name],
+        [*ORDERS, LOOKALIKES],
+        format_func=lambda name: ORDERS.get(name, "Alike, not wanted"),
         default="top",
         key="explore_order",
     )
     method, heat = attribution.choose_method(view)
-    shown = explain_voxel(instrument, view.voxel, order=order or "top", n=N_IMAGES, heat=heat)
+    counter = profile_of(instrument, view.voxel).counter_exemplars if order == LOOKALIKES else ()
+    if order == LOOKALIKES and not counter:
+        st.info("Nothing is said of this voxel, so nothing is known to look like what it wants.")
+        return
+    if counter:
+        title, shown = "Counter-exemplars", explain_images(instrument, view.voxel, np.array(counter), heat)
+    else:
+        end: Order = next((name for name in ORDERS if name == order), "top")
+        title, shown = f"{ORDERS[end]} images", explain_voxel(instrument, view.voxel, order=end, n=N_IMAGES, heat=heat)
     # a few strong places would leave the others too faint to see: what lies beyond the limit is drawn at full strength
     limit = float(np.quantile(np.abs([item.values for item in shown]), FULL_STRENGTH)) or 1.0
     items = [_item(instrument, item, limit, item.stimulus == view.image) for item in shown]
@@ -137,7 +146,7 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
         items,
         actions={"remove": "Remove what drives it", "insert": "Insert…"},
         legend=_legend(method, limit),
-        label=f"{ORDERS[order or 'top']} images of voxel {view.voxel}",
+        label=f"{title} of voxel {view.voxel}",
         key="explore_gallery",
     )
     held = sum(item.held_out for item in shown)
@@ -145,6 +154,11 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
         f"{len(shown)} of {len(instrument.subject.stimuli):,} images, {held} of them held out from fitting. Heatmap: each patch's "
         f"share of the predicted response, counted from the average image. {caption_source(instrument)}"
     )
+    if counter:
+        st.caption(
+            "Counter-exemplars: of the tenth of images that show most of its first word (without one, that are most like its strongest "
+            "images), those that predicted and measured responses together put lowest."
+        )
     attribution.closer_look(view, instrument, method)
     if acted is not None:
         _act(acted)
@@ -157,26 +171,16 @@ def _legend(method: MethodName, limit: float) -> tuple[str, str, str]:
     return f"−{limit:.2f} lowers", heat_gradient(), f"raises +{limit:.2f} SD a {cell}"
 
 
-def caption_source(instrument: Instrument) -> str:
-    """Say who wrote the captions and chose the words."""
-    if not instrument.features.backbone.has_words:
-        return wordless_text(instrument.features.backbone.name)
-    if not any(instrument.captions):
-        return "This backbone writes no captions."
-    foreign = instrument.config.backbone.startswith("phantom") and instrument.config.subject != "phantom"
-    warning = " It learnt from rendered scenes: its words and captions for photographs are guesses." if foreign else ""
-    return f"Captions are written by the backbone '{instrument.config.backbone}'.{warning}"
-
-
 def _item(instrument: Instrument, item: ImageExplanation, limit: float, chosen: bool) -> GalleryItem:
-    what = item.caption or instrument.subject.stimuli.ids[item.stimulus]
+    caption = shown_caption(instrument, item.stimulus)
+    what = caption or instrument.subject.stimuli.ids[item.stimulus]
     return GalleryItem(
         stimulus=item.stimulus,
         image=np.asarray(instrument.subject.stimuli.images[item.stimulus]),
         heat=heat_rgba(item.values, limit),
         numbers=f"predicted {item.predicted:+.1f} · measured {item.measured:+.1f} SD" + ("\nheld out" if item.held_out else ""),
-        caption=item.caption,
-        words=item.words,
+        caption=caption,
+        words=[labelled(instrument, word) for word in item.words],
         alt=f"image {item.stimulus}: {what}",
         chosen=chosen,
     )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from mine_core.cortex.flatmap import render_groups, render_map
 from mine_core.figures import GROUP_COLOURS, SIGNED_MAP, UNSIGNED_MAP, css_gradient
 from mine_core.instrument import Instrument
+from mine_core.instrument.wanting import outdone_by_contrast
 from mine_core.ui.components import MapLayer
 from mine_core.ui.state import MAPS
 
@@ -90,9 +91,12 @@ def preferred_group(instrument: Instrument) -> CortexMap:
     """Group of the word that scores best on held-out images, for voxels where one passes its null."""
     groups = tuple(dict.fromkeys(instrument.vocabulary.groups))
     chosen = instrument.words.preferred_group(groups)
-    values = np.where((chosen >= 0) & instrument.reliable, chosen.astype(float), np.nan)
+    told = (chosen >= 0) & instrument.reliable & ~outdone_by_contrast(instrument)
+    values = np.where(told, chosen.astype(float), np.nan)
     n = int(np.isfinite(values).sum())
-    caption = f"Group of the best held-out word, where it beats shuffled responses (q ≤ 0.05); {n:,} voxels."
+    caption = (
+        f"Group of the best held-out word, where it beats shuffled responses (q ≤ 0.05) and is not outdone by contrast; {n:,} voxels."
+    )
     return CortexMap("Preferred group", values, 0, max(1, len(groups) - 1), False, "group", caption, groups)
 
 

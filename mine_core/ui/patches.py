@@ -9,6 +9,7 @@ from mine_core.description.decoding import image_words, patch_words
 from mine_core.instrument import Instrument
 from mine_core.ui.components import placer
 from mine_core.ui.state import View
+from mine_core.ui.words import labelled
 
 N_WORDS = 10
 
@@ -45,7 +46,7 @@ def _driving(view: View, instrument: Instrument) -> None:
     if not rows:
         st.caption("Nothing in this image raises its prediction.")
         return
-    table = pd.DataFrame([(row.rank, row.word, round(row.score, 2), row.count) for row in rows])
+    table = pd.DataFrame([(row.rank, labelled(instrument, row.word), round(row.score, 2), row.count) for row in rows])
     table.columns = ["Rank", "Word", "Score", "Count"]
     st.dataframe(table, hide_index=True, key="explore_image_words")
     st.caption("Score: mean over the patches, in SD of the word over training patches. Count: patches with it among their best three.")
@@ -63,7 +64,9 @@ def _clicked(view: View, instrument: Instrument, shape: tuple[int, int], place: 
     scores = patch_words(patches, instrument.mean_patches, instrument.vocabulary)[patch]
     best = np.argsort(-scores, kind="stable")[:N_WORDS]
     st.caption(f"Patch in row {row + 1} of {rows}, column {col + 1} of {cols}")
-    table = pd.DataFrame({"Rank": range(1, len(best) + 1), "Word": [instrument.vocabulary.words[w] for w in best]})
+    table = pd.DataFrame(
+        {"Rank": range(1, len(best) + 1), "Word": [labelled(instrument, instrument.vocabulary.words[w]) for w in best]}
+    )
     table["Score"] = scores[best].round(2)
     st.dataframe(table, hide_index=True, key="explore_patch_words")
     st.caption("A late patch mixes what its neighbours hold: its words are what the backbone says there, not what is drawn there.")

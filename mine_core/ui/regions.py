@@ -9,28 +9,30 @@ from mine_core.description.regions import GroupRecovery, RegionParts
 from mine_core.errors import MineError
 from mine_core.figures import interval_figure
 from mine_core.instrument import Instrument
-from mine_core.instrument.regions import known_group, parts_of, recovered
+from mine_core.instrument.regions import VOXEL_COLUMNS, is_recovered, known_group, listed, parts_of, recovered, region_rows, voxel_rows
+from mine_core.instrument.tables import as_csv
 from mine_core.ui import maps
 from mine_core.ui.components import flatmap
 from mine_core.ui.search import open_voxel
 from mine_core.ui.state import View, set_view
+from mine_core.ui.words import labelled
 
 
-# `model_key` is read by the cache alone: it tells instruments apart
+# `key` is read by the cache alone: it tells instruments apart
 @st.cache_data(max_entries=4, show_spinner="Comparing regions with categories")
-def _recovered(_instrument: Instrument, model_key: str) -> dict[str, GroupRecovery]:  # noqa: ARG001
+def _recovered(_instrument: Instrument, key: str) -> dict[str, GroupRecovery]:  # noqa: ARG001
     return recovered(_instrument)
 
 
 @st.cache_data(max_entries=32, show_spinner="Splitting the region")
-def _parts(_instrument: Instrument, model_key: str, region: str) -> RegionParts:  # noqa: ARG001
+def _parts(_instrument: Instrument, key: str, region: str) -> RegionParts:  # noqa: ARG001
     return parts_of(_instrument, region)
 
 
 def categories(instrument: Instrument) -> bool:
     """Show which category each region goes with, beside what is known of it; False where there is nothing to show."""
     try:
-        found = _recovered(instrument, instrument.model.provenance["key"])
+        found = _recovered(instrument, instrument.key)
     except MineError as refusal:
         st.info(str(refusal))
         return False
@@ -49,7 +51,7 @@ def categories(instrument: Instrument) -> bool:
                 "mean r": f"{entry.r[place]:.3f} [{entry.low[place]:.3f}, {entry.high[place]:.3f}]",
                 "lead over the next": f"{entry.lead:.3f} [{entry.lead_low:.3f}, {entry.lead_high:.3f}]",
                 "known": known or "none",
-                "recovered": "" if not known else "yes" if known == entry.best and entry.lead_low > 0 else "no",
+                "recovered": {None: "", True: "yes", False: "no"}[is_recovered(region, entry)],
             }
         )
     st.dataframe(pd.DataFrame(rows), hide_index=True, key="regions_categories")
@@ -68,10 +70,10 @@ def one_region(view: View, instrument: Instrument) -> None:
     region = st.selectbox("Region", names, index=place, key="regions_chosen")
     if region != view.region:
         set_view(region=region)
-    entry = _recovered(instrument, instrument.model.provenance["key"]).get(region)
+    entry = _recovered(instrument, instrument.key).get(region)
     left, right = st.columns([6, 5], gap="medium")
     try:
-        parts = _parts(instrument, instrument.model.provenance["key"], region)
+        parts = _parts(instrument, instrument.key, region)
     except MineError as refusal:
         parts = None
         left.info(str(refusal))
@@ -80,26 +82,29 @@ def one_region(view: View, instrument: Instrument) -> None:
             _map(view, instrument, region, parts)
     with right:
         if parts is not None:
-            _say_parts(parts)
+            _say_parts(instrument, parts)
         if entry is not None:
             figure = interval_figure(
                 entry.groups, entry.r.tolist(), entry.low.tolist(), entry.high.tolist(), "mean r, 95 % over images"
             )
             st.plotly_chart(figure, width="stretch", theme=None, key="regions_groups", config={"displayModeBar": False})
+    if parts is not None and entry is not None:
+        _each_voxel(instrument, region, entry, parts)
 
 
-def _part_names(parts: RegionParts) -> tuple[str, ...]:
+def _part_names(instrument: Instrument, parts: RegionParts) -> tuple[str, ...]:
     if not parts.own:
-        return (", ".join(word for word, _ in parts.shared[:3]) or "one part",)
+        return (", ".join(labelled(instrument, word) for word, _ in parts.shared[:3]) or "one part",)
     return tuple(
-        f"{number + 1}: {', '.join(word for word, _ in own[:3]) or 'nothing of its own'}" for number, own in enumerate(parts.own)
+        f"{number + 1}: {', '.join(labelled(instrument, word) for word, _ in own[:3]) or 'nothing of its own'}"
+        for number, own in enumerate(parts.own)
     )
 
 
 def _map(view: View, instrument: Instrument, region: str, parts: RegionParts) -> None:
     values = np.full(len(instrument.score.r), np.nan)
     values[parts.voxels] = parts.part
-    names = _part_names(parts)
+    names = _part_names(instrument, parts)
     caption = f"{len(parts.voxels)} reliable voxels of {region}, by what they want; a click opens a voxel."
     shown = maps.CortexMap(f"Parts of {region}", values, 0, max(1, len(names) - 1), False, "part", caption, names)
     clicked = flatmap(maps.layer(instrument, shown), selected=None, table_key=f"{view.subject}-{view.seed}", key="regions_flatmap")
@@ -110,15 +115,19 @@ def _map(view: View, instrument: Instrument, region: str, parts: RegionParts) ->
             open_voxel(voxel)
 
 
-def _say_parts(parts: RegionParts) -> None:
-    shared = ", ".join(f"{word} {score:+.2f}" for word, score in parts.shared)
+def _say_parts(instrument: Instrument, parts: RegionParts) -> None:
+    shared = ", ".join(listed(parts.shared, instrument.own_words))
     st.markdown(f"**Shared:** {shared or 'no word'}")
     best = max(parts.stability, key=lambda n: parts.stability[n])
     if not parts.own:
         st.markdown("**No split repeats** on two halves of the images: the voxels differ, if they do, too little to tell parts apart.")
     else:
         rows = [
-            {"part": number + 1, "voxels": int((parts.part == number).sum()), "has more than the rest": _listed(own)}
+            {
+                "part": number + 1,
+                "voxels": int((parts.part == number).sum()),
+                "has more than the rest": ", ".join(listed(own, instrument.own_words)) or "nothing",
+            }
             for number, own in enumerate(parts.own)
         ]
         st.table(pd.DataFrame(rows).set_index("part"))
@@ -129,5 +138,25 @@ def _say_parts(parts: RegionParts) -> None:
     )
 
 
-def _listed(own: tuple[tuple[str, float], ...]) -> str:
-    return ", ".join(f"{word} {score:+.2f}" for word, score in own) or "nothing"
+def _each_voxel(instrument: Instrument, region: str, entry: GroupRecovery, parts: RegionParts) -> None:
+    """Table of the region's voxels with what each has of its own, and both tables to take away."""
+    table = pd.DataFrame(voxel_rows(region, parts, instrument.own_words), columns=VOXEL_COLUMNS).drop(columns="region")
+    n_own = int((table["own_words"].map(len) > 0).sum())
+    st.markdown(f"**What each voxel has of its own** ({n_own} of {len(table)} reliable voxels)")
+    shown = table.assign(own_words=[", ".join(words) for words in table["own_words"]]).rename(
+        columns={"own_words": "more than the rest"}
+    )
+    event = st.dataframe(shown, height=260, hide_index=True, on_select="rerun", selection_mode="single-row", key="regions_voxels")
+    st.caption(
+        "Words whose correlation with the voxel's responses to held-out images exceeds the region's mean by four standard errors "
+        f"(difference shown; by chance one word in 30,000). Categories, parts and voxels of all regions: `python -m mine_core regions "
+        f"--subject {instrument.config.subject} --out regions.parquet --voxels voxels.csv`."
+    )
+    first, second, third = st.columns([2, 2, 2])
+    rows = event.selection.rows
+    if first.button("Open in Explore", disabled=not rows, width="stretch", key="regions_open"):
+        open_voxel(int(table["voxel"].iloc[rows[0]]))
+    whole = as_csv(pd.DataFrame(region_rows(region, entry, parts, mine=instrument.own_words)))
+    second.download_button("Region as CSV", whole, f"{region}.csv", "text/csv", width="stretch", key="regions_csv")
+    each = as_csv(table)
+    third.download_button("Voxels as CSV", each, f"{region}-voxels.csv", "text/csv", width="stretch", key="regions_voxels_csv")

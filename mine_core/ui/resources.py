@@ -7,6 +7,7 @@ from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.instrument import Instrument, is_built, open_instrument
 from mine_core.instrument.attributions import Traced, build_traced, find_traced
 from mine_core.instrument.build import build_instrument
+from mine_core.instrument.own_words import is_scored, kept_words, with_own_words
 from mine_core.instrument.stages import stages_of
 from mine_core.jobs import Job, Worker
 
@@ -32,9 +33,22 @@ def _opened(config: InstrumentConfig, keys: tuple[str, ...]) -> Instrument:  # n
     return open_instrument(config, store())
 
 
-def instrument(config: InstrumentConfig) -> Instrument:
-    """Open an instrument whose parts are all in the store; arrays are memory-mapped and read-only."""
+@st.cache_resource(max_entries=3)
+def _with_own(config: InstrumentConfig, keys: tuple[str, ...], own: tuple[str, ...]) -> Instrument:
+    return with_own_words(_opened(config, keys), store(), own)
+
+
+def stock_instrument(config: InstrumentConfig) -> Instrument:
+    """Open an instrument whose parts are all in the store, without own words; arrays are memory-mapped and read-only."""
     return _opened(config, _keys(config))
+
+
+def instrument(config: InstrumentConfig) -> Instrument:
+    """Open an instrument whose parts are all in the store, with the user's own words where they are scored."""
+    own = kept_words(config, store())
+    if not own or not is_scored(config, store(), own):
+        return stock_instrument(config)
+    return _with_own(config, _keys(config), own)
 
 
 def built(config: InstrumentConfig) -> bool:

@@ -28,16 +28,19 @@ def ask(view: View, instrument: Instrument) -> TextSearch | None:
     if not wanted.strip():
         st.info("Type what an image may show. The map then shows which voxels answer more to images that show it.")
         return None
+    mine = [word for word in instrument.own_words if word in (part.strip() for part in f"{wanted},{unwanted}".split(","))]
+    if mine:
+        st.caption(f"Words of your own: {', '.join(mine)}.")
     try:
-        return _search(instrument, instrument.model.provenance["key"], wanted, unwanted)
+        return _search(instrument, instrument.key, wanted, unwanted)
     except MineError as refusal:
         st.error(str(refusal))
         return None
 
 
-# `model_key` is read by the cache alone: it tells instruments apart
+# `key` is read by the cache alone: it tells instruments apart
 @st.cache_data(max_entries=64, show_spinner="Reading the text")
-def _search(_instrument: Instrument, model_key: str, wanted: str, unwanted: str) -> TextSearch:  # noqa: ARG001
+def _search(_instrument: Instrument, key: str, wanted: str, unwanted: str) -> TextSearch:  # noqa: ARG001
     return search_text(_instrument, parse_query(wanted, unwanted))
 
 
@@ -61,7 +64,7 @@ def map_of_text(view: View, instrument: Instrument, found: TextSearch) -> None:
     counts = found.shuffled_calls
     st.caption(
         f"Shuffled responses reach the same correlation in {np.mean(counts):.1f} of {len(found.r):,} voxels on average (most: "
-        f"{max(counts)}, of {len(counts)} shuffles). What goes with a text may want its usual company."
+        f"{max(counts)}, of {len(counts)} shuffles). What goes with a text may want its usual company, or the contrast that it brings."
     )
     if clicked is not None:
         voxel = voxel_at(instrument.flatmap, *clicked)

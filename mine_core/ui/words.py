@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from mine_core.description.own_words import OWN
 from mine_core.instrument import Instrument
 from mine_core.instrument.wanting import full_profile
 from mine_core.types import VoxelProfile
@@ -9,15 +10,15 @@ from mine_core.types import VoxelProfile
 N_WORDS, N_CAVEATS = 6, 2
 
 
-# `model_key` is read by the cache alone: it tells instruments apart
+# `key` is read by the cache alone: it tells instruments apart
 @st.cache_data(max_entries=512, show_spinner=False)
-def _profile(_instrument: Instrument, model_key: str, voxel: int) -> VoxelProfile:  # noqa: ARG001
+def _profile(_instrument: Instrument, key: str, voxel: int) -> VoxelProfile:  # noqa: ARG001
     return full_profile(_instrument, voxel)
 
 
 def profile_of(instrument: Instrument, voxel: int) -> VoxelProfile:
     """Profile of a voxel, put together once."""
-    return _profile(instrument, instrument.model.provenance["key"], voxel)
+    return _profile(instrument, instrument.key, voxel)
 
 
 def reliability_line(instrument: Instrument, voxel: int) -> str:
@@ -29,16 +30,21 @@ def reliability_line(instrument: Instrument, voxel: int) -> str:
     return f"Held-out R² is {r2:.2f} of the {ceiling:.2f} that could be explained, on {score.n_test} images."
 
 
-def tell(profile: VoxelProfile) -> None:
-    """Say what a voxel wants: sentence, scores, attributes, images that speak against it, caveats."""
+def labelled(instrument: Instrument, word: str) -> str:
+    """Return a word as it is shown: marked where the user brought it."""
+    return f"{word} {OWN}" if word in instrument.own_words else word
+
+
+def tell(instrument: Instrument, profile: VoxelProfile) -> None:
+    """Say what a voxel wants: sentence, scores, attributes, caveats."""
     description = profile.description
     if description and description.phrases:
-        st.markdown("**Wants** " + " · ".join(description.phrases))
+        st.markdown("**Wants** " + " · ".join(labelled(instrument, word) for word in description.phrases))
         if profile.text:
             st.markdown(profile.text)
-        st.caption(_scores(profile))
+        st.caption(_scores(instrument, profile))
     else:
-        st.markdown("No word of the vocabulary describes this voxel better than chance.")
+        st.markdown(profile.words_withheld or "No word of the vocabulary describes this voxel better than chance.")
     for entry in profile.attributes:
         if entry.stands:
             st.caption(
@@ -53,13 +59,13 @@ def tell(profile: VoxelProfile) -> None:
                 st.caption(caveat)
 
 
-def _scores(profile: VoxelProfile) -> str:
+def _scores(instrument: Instrument, profile: VoxelProfile) -> str:
     """Scores of the phrases, and then of the words that were scored beside them."""
     description = profile.description
     if description is None:
         return ""
     by_word = dict(zip(description.words, description.scores, strict=True))
     first = [*description.phrases, *(word for word in description.words if word not in description.phrases)][:N_WORDS]
-    listed = ", ".join(f"{word} {by_word[word]:+.2f}" for word in first)
+    listed = ", ".join(f"{labelled(instrument, word)} {by_word[word]:+.2f}" for word in first)
     together = f" Together the words reach r = {profile.words_r:.2f}." if profile.words_r == profile.words_r else ""
     return f"Words chosen on training images and scored on held-out ones: {listed} (correlation with the measured response).{together}"

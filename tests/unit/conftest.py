@@ -1,6 +1,7 @@
 """A small instrument that is built once for all tests which need one: scenes answered by voxels whose rule is known."""
 
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,3 +92,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     first = tuple(store.made)
     store.made.clear()
     return Small(store, config, instrument, first, scenes, signal)
+
+
+@pytest.fixture
+def apart(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """A copy of the small instrument's store, and the cache of this process: what a test makes there reaches no other test."""
+    shutil.copytree(small.store.root, tmp_path / "apart")
+    monkeypatch.setenv("MINE_CACHE", str(tmp_path / "apart"))
+    return ArtifactStore(tmp_path / "apart")

@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_backbones import MEAN, SD, WORDS, small_coca, written_by_hand
+from tiny_transformers import randomise
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    BartConfig,
+    BartTokenizer,
+    CLIPImageProcessor,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
+    Florence2VisionConfig,
     Qwen2Tokenizer,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
@@ -15,7 +24,7 @@ from transformers import (
 )
 
 from mine_core.backbones.beam_captioning import BeamCaptioner, beam_captions
-from mine_core.backbones.captioners import TransformersCaptioner, load_captioner
+from mine_core.backbones.captioners import MOST_TOKENS, TransformersCaptioner, load_captioner
 from mine_core.backbones.open_clip_adapter import OpenClipBackbone, area_transform
 from mine_core.backbones.tokenizer import WordTokenizer
 from mine_core.description.captioning import Captioner
@@ -84,6 +93,8 @@ def test_one_beam_is_greedy(pictures):
 
 # --- models of transformers ------------------------------------------------------------------------------------------
 
+# 64 pixels: patches of 4, halved three times, 2 x 2 tokens and their mean
+N_FLORENCE = 5
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|endoftext|>")
 CHAT = (
     "{% for message in messages %}<|im_start|>{% for part in message['content'] %}{% if part['type'] == 'image' %}"
@@ -139,3 +150,64 @@ def test_a_captioner_comes_back_from_its_files(qwen, pictures, tmp_path):
         load_captioner("florence2", tmp_path / "nothing")
     with pytest.raises(BackboneError, match="no captioner of kind"):
         load_captioner("other", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def florence() -> TransformersCaptioner:
+    """A Florence-2 of the public class with random weights, biases and norms included, its tokenizer reading letters."""
+    letters = ["<s>", "<pad>", "</s>", "<unk>", *sorted(set(ByteLevel.alphabet())), "<mask>", "<image>"]
+    tokenizer = BartTokenizer(
+        vocab={letter: place for place, letter in enumerate(dict.fromkeys(letters))},
+        merges=[],
+        extra_special_tokens={"image_token": "<image>"},
+    )
+    text = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=128,
+    )
+    vision = Florence2VisionConfig(
+        depths=(1, 1, 1, 1), embed_dim=(8, 8, 16, 16), num_heads=(1, 1, 2, 2), num_groups=(1, 1, 2, 2), window_size=4, projection_dim=32
+    )
+    model = Florence2ForConditionalGeneration(
+        Florence2Config(text_config=text, vision_config=vision, image_token_id=tokenizer.image_token_id)
+    )
+    randomise(model, 3)
+    images = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False, resample=3)
+    images.image_seq_length = N_FLORENCE
+    return TransformersCaptioner(model, Florence2Processor(images, tokenizer), "florence2", batch_size=2)
+
+
+@torch.no_grad()
+def florence_by_hand(captioner: TransformersCaptioner, image: np.ndarray) -> tuple[str, torch.Tensor]:
+    """Greedy text of one image with a complete forward pass for each token, and the logits of the first."""
+    given = captioner._given([Image.fromarray(image)])
+    written, first = [captioner.model.config.text_config.decoder_start_token_id], None
+    for _ in range(MOST_TOKENS - 1):
+        logits = captioner.model(**given, decoder_input_ids=torch.tensor([written])).logits[0, -1]
+        first = logits if first is None else first
+        written.append(int(logits.argmax()))
+        if written[-1] == captioner.processor.tokenizer.eos_token_id:
+            break
+    return " ".join(captioner.processor.decode(written, skip_special_tokens=True).split()), first
+
+
+def test_florence_writes_from_its_caption_task_and_comes_back_from_its_files(florence, pictures, tmp_path):
+    assert isinstance(florence, Captioner)
+    captions = florence.caption(pictures)
+    hand = [florence_by_hand(florence, image) for image in pictures]
+    assert captions == [text for text, _ in hand] and all(captions)
+    assert (hand[0][1] - hand[2][1]).abs().max() > 1e-3  # the image reaches the text
+    given = florence._given([Image.fromarray(pictures[0])])
+    asked = florence.processor.tokenizer.decode(given["input_ids"][0], skip_special_tokens=True)
+    assert asked.strip() == "What does the image describe?"  # what the model was taught to caption from
+    florence.model.save_pretrained(tmp_path)
+    florence.processor.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.bin")) and not list(tmp_path.glob("*.py"))
+    assert load_captioner("florence2", tmp_path).caption(pictures) == captions

@@ -20,6 +20,8 @@ COMMANDS = [
     ["fit"],
     ["import"],
     ["profile"],
+    ["regions"],
+    ["caption"],
     ["evaluate", "encoding"],
     ["evaluate", "learning"],
     ["evaluate", "description"],
@@ -28,6 +30,7 @@ COMMANDS = [
     ["benchmark", "attribution"],
     ["benchmark", "explain"],
     ["benchmark", "start"],
+    ["benchmark", "words"],
     ["benchmark", "encoding"],
 ]
 MADE_UP = (["benchmark", "start"], ["benchmark", "encoding"], ["benchmark", "attribution"])
@@ -184,7 +187,7 @@ def test_files_that_are_not_there_are_refused_in_one_line(
     [command for command in COMMANDS if command[0] not in ("doctor", "import") and command not in MADE_UP],
 )
 def test_an_unknown_subject_is_refused_by_every_command(command: list[str], cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, [*command, "--subject", "nobody"])
+    line = refused(capsys, [*command, "--subject", "nobody", *(["--out", "captions.csv"] if command == ["caption"] else [])])
     assert "'nobody'" in line and "there are phantom" in line
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mine_core.description.evidence import contrasts, find_evidence, open_evidence, save_evidence
+from mine_core.description.evidence import cells_of, contrasts, find_evidence, open_evidence, save_evidence
 from mine_core.description.vocabulary import Alternatives, Vocabulary
 from mine_core.errors import AlignmentError, ArtifactError, Cancelled
 from mine_core.types import BackboneSpec, Features
@@ -58,6 +58,24 @@ def test_presence_is_its_formula(world):
     soft = np.log(np.exp(2 * scores).mean(axis=1)) / 2
     z = (soft - soft[:300].mean()) / soft[:300].std()
     assert np.abs(evidence.presence[:, 2] - 1 / (1 + np.exp(-4 * (z - 1.5)))).max() < 2e-3
+
+
+def test_coverage_is_its_formula_by_cell(world):
+    evidence, features, vocabulary, mean, (ball, *_) = world
+    scores = (np.asarray(features.patches, np.float32) - mean) @ vocabulary.embeddings[0]
+    shows = (1 / (1 + np.exp(-4 * (scores - 1.5)))).reshape(N, 4, 4)
+    parts = (slice(0, 1), slice(1, 3), slice(3, 4))  # centres of four rows in thirds
+    by_hand = np.stack([shows[:, rows, cols].mean(axis=(1, 2)) for rows in parts for cols in parts], axis=1)
+    assert np.abs(evidence.coverage[0] / 255 - by_hand).max() <= 0.5 / 255 + 1e-6
+    assert evidence.coverage[0, ball].sum(axis=1).min() > evidence.coverage[0, ~ball].sum(axis=1).max()
+    assert not evidence.coverage[3:].any()  # alternatives are nowhere
+
+
+def test_cells_average_every_patch_once():
+    for grid in ((4, 4), (8, 8), (7, 5), (1, 1), (2, 3)):
+        cells = cells_of(grid)
+        assert cells.shape == (9, grid[0] * grid[1]) and ((cells > 0).sum(axis=0) == 1).all()
+        assert set(np.round(cells.sum(axis=1), 6)) <= {0.0, 1.0}
 
 
 def test_opposites_are_opposite_directions(world):

@@ -107,6 +107,21 @@ def test_parts_are_found_named_and_stable(places):
     assert (np.array([first[part] == "kitchen" for part in split.part]) == (likes == 2)).all()
 
 
+def test_a_voxel_has_words_of_its_own_where_it_differs_from_its_region(places):
+    (seen, left_out), answers, measured, _ = places
+    rng = np.random.default_rng(4)
+    odd_one = [2.5 * seen_[:, 4] * np.sqrt(len(seen_)) for seen_ in (seen, left_out)]
+    answers, measured = answers.copy(), measured.copy()
+    answers[:, 7], measured[:, 7] = (own + rng.normal(size=len(own)) for own in odd_one)
+    split = split_region(np.arange(40), seen, left_out, answers, measured, WORDS, np.ones(6, bool), 1)
+    assert split.alone[7][0][0] == "dog"
+    by_hand = np.corrcoef(left_out[:, 4], measured[:, 7])[0, 1] - np.mean(
+        [np.corrcoef(left_out[:, 4], measured[:, v])[0, 1] for v in range(40)]
+    )
+    assert split.alone[7][0][1] == pytest.approx(by_hand, abs=1e-4)
+    assert not any("dog" in dict(alone) or "cat" in dict(alone) for v, alone in enumerate(split.alone) if v != 7)
+
+
 def test_voxels_that_want_the_same_are_not_split(rng):
     shown = (rng.random((900, 6)) < 0.3).astype(float)
     values = (shown[:, [0]] + rng.normal(0, 1.5, (900, 40))).astype(np.float32)

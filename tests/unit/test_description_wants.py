@@ -52,7 +52,7 @@ def world():
         axis=1,
     )
     values = 1.2 * drive + rng.normal(0, 0.8, drive.shape)
-    evidence = Evidence(WORDS, SETS, presence, shown, tuple(map(str, range(N))))
+    evidence = Evidence(WORDS, SETS, presence, shown, np.zeros((len(WORDS), N, 9), np.uint8), tuple(map(str, range(N))))
     candidates = np.tile(np.arange(4), (5, 1))
     none = np.zeros((5, 4), np.float32)
     p = np.full((5, 4), 0.001, np.float32)
@@ -175,6 +175,52 @@ def test_without_a_planted_attribute_few_stand(world, attributes):
     p = np.array([entry.p for entry in scores])
     assert np.mean([entry.stands for entry in scores]) <= 0.02
     assert abs((p <= 0.2).mean() - 0.2) < 0.08 and abs((p <= 0.5).mean() - 0.5) < 0.1
+
+
+SIZES = (Alternatives("size", ("large", "small")), Alternatives("position", ("at the left", "at the right"), (), "place"))
+
+
+@pytest.fixture(scope="module")
+def sized():
+    """Balls at nine places, the large ones covering more cells. What a receptive field sees of them saturates."""
+    rng = np.random.default_rng(12)
+    words = ("ball", "large", "small", "at the left", "at the right")
+    present, large, place = rng.random(N) < 0.5, rng.random(N) < 0.5, rng.integers(0, 9, N)
+    coverage = np.zeros((N, 9))
+    coverage[np.arange(N), place] = np.where(large, 0.9, 0.4)
+    coverage += np.where(large, 0.25, 0.0)[:, None] * rng.random((N, 9))
+    coverage *= present[:, None]
+    shown = np.full((5, N, 2), -1, np.int8)
+    shown[0] = np.stack([~large, place % 3 > 1], axis=1)
+    presence = np.zeros((N, 5), np.float16)
+    presence[:, 0] = np.where(present, 0.95, 0.05)
+    seen = np.zeros((5, N, 9), np.uint8)
+    seen[0] = np.rint(255 * np.clip(coverage, 0, 1))
+    evidence = Evidence(words, SIZES, presence, shown, seen, tuple(map(str, range(N))))
+    vocabulary = Vocabulary(words, ("toys", *("looks",) * 4), tuple((word,) for word in words), ("{}",), alternatives=SIZES)
+    return prepare_attributes(evidence, vocabulary), coverage, large, rng
+
+
+def test_a_thing_that_covers_more_of_a_receptive_field_is_not_told_as_a_size(sized):
+    """Large balls drive a voxel more because more of them is in view: no preference for size was planted."""
+    ground, coverage, large, rng = sized
+    told, prefers = [], []
+    for _ in range(60):
+        field = rng.random(9) ** 3
+        share = coverage @ field / field.sum()
+        drive = share / (share + 0.1)
+        noise = rng.normal(0, drive.std(), N)
+        told.append(attribute_of(ground, ("ball",), drive + noise))
+        prefers.append(attribute_of(ground, ("ball",), drive * (1 + 1.5 * large) + noise))
+    assert np.mean([entry.stands for entry in told]) <= 0.1
+    assert np.mean([entry.word == "large" and entry.stands for entry in prefers]) >= 0.8
+
+
+def test_places_are_told_though_coverage_tells_them_too(sized):
+    ground, coverage, _, rng = sized
+    share = coverage[:, [0, 3, 6]].mean(axis=1)
+    found = attribute_of(ground, ("ball",), share / (share + 0.1) + rng.normal(0, 0.1, N), places=True)
+    assert found.word == "at the left" and found.stands
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

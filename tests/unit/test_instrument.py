@@ -24,7 +24,7 @@ from mine_core.instrument.subjects import custom_artifact, import_into, known_su
 from mine_core.instrument.trials import EditRequest, driving_region, exemplars_of, insertable_words, run_trial
 from mine_core.instrument.where import heat_of
 
-STAGES = ("subject", "layout", "features", "encoding", "words", "evidence", "captions")
+STAGES = ("subject", "layout", "features", "encoding", "words", "evidence", "contrast", "captions")
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_a_table_holds_words_and_nothing_else():
     profile = VoxelProfile(
         4, description=description, attributes=(attribute,), company=(Company("dog", "ball", 0.3, 0.0),), **rest, **images
     )
-    assert word_table(profile) == f"{TABLE}\nAttribute: colour is red (0.20)\nOnly by company: dog, beside ball"
+    assert word_table(profile) == f"{TABLE}\nAttribute: colour is red (0.20)\nOnly by company: dog beside ball"
     silent = VoxelProfile(4, description=None, **rest, **images)
     assert word_table(silent) == ""
 
