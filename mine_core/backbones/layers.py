@@ -54,7 +54,7 @@ def layer_tokens(
 
 def read_layers(
     backbone: Backbone, images: UInt8[np.ndarray, "image height width 3"]
-) -> tuple[Float[np.ndarray, "layer image patch width"], Float[np.ndarray, "layer image width"]]:
+) -> tuple[Float[np.ndarray, "layer image patch dimension"], Float[np.ndarray, "layer image dimension"]]:
     """Patch tokens and pooled tokens of RGB images after every block, float32; raises BackboneError as `layered_tower`."""
     visual = layered_tower(backbone)
     pixels = backbone.preprocess(images).to(backbone.device, visual.proj.dtype)

@@ -1,14 +1,11 @@
-"""Matches and layer preferences as plain files."""
+"""Matches as plain files."""
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from mine_core.artifacts import write_text
-from mine_core.dictionary.hierarchy import LayerPreference
 from mine_core.dictionary.matching import Halves, Matches
 
 
@@ -57,20 +54,6 @@ def load_columns(directory: Path, layer: int) -> tuple[UsedColumns, Float[np.nda
     whole = _array(directory, f"whole_{layer + 1:02d}")
     column, values = (_array(directory, f"{name}_{layer + 1:02d}") for name in ("column", "values"))
     return UsedColumns(column, values, whole.shape[1]), whole
-
-
-def save_preference(directory: Path, preference: LayerPreference) -> None:
-    """Write a layer preference."""
-    for name in ("r", "best", "share", "depth", "group_depth"):
-        np.save(directory / f"{name}.npy", getattr(preference, name))
-    write_text(directory / "preference.json", json.dumps({"groups": list(preference.groups), "n_images": preference.n_images}))
-
-
-def load_preference(directory: Path) -> LayerPreference:
-    """Read what `save_preference` wrote; arrays are memory-mapped and read-only."""
-    record = json.loads((directory / "preference.json").read_text())
-    arrays = {name: _array(directory, name) for name in ("r", "best", "share", "depth", "group_depth")}
-    return LayerPreference(groups=tuple(record["groups"]), n_images=record["n_images"], **arrays)
 
 
 def _array(directory: Path, name: str) -> np.ndarray:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
 from mine_core.config import InstrumentConfig
+from mine_core.description.scoring import standardised
 from mine_core.dictionary.autoencoder import (
     KINDS,
     TOKEN_KINDS,
@@ -22,10 +23,11 @@ from mine_core.dictionary.autoencoder import (
     TokenKind,
     load_autoencoder,
 )
-from mine_core.dictionary.hierarchy import LayerPreference
+from mine_core.dictionary.hierarchy import LayerPreference, load_preference
 from mine_core.dictionary.matching import Halves, Matches
-from mine_core.dictionary.persist import UsedColumns, load_columns, load_matches, load_preference
+from mine_core.dictionary.persist import UsedColumns, load_columns, load_matches
 from mine_core.dictionary.tokens import LayerTokens, load_layers
+from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.regions import known_group
 from mine_core.instrument.stages import RIDGE_CODE, SCORING_CODE, Run, Stage, encoding_stages
 from mine_core.instrument.subjects import PHANTOM, custom_artifact
@@ -83,7 +85,7 @@ def dictionary_stages(config: InstrumentConfig, store: ArtifactStore) -> list[St
             stages += [_training_stage(store, read, tokens, kind, seed) for seed in SEEDS]
     for tokens in TOKEN_KINDS:
         stages += [_matching_stage(config, store, read, tokens, kind) for kind in KINDS]
-    code = code_version("dictionary/hierarchy.py", "dictionary/persist.py", *RIDGE_CODE, MAKERS)
+    code = code_version("dictionary/hierarchy.py", *RIDGE_CODE, MAKERS)
     preference = Recipe("layer_preference", {"n_permutations": config.n_permutations}, (read.key,), code)
     return [*stages, Stage("preference", preference, 60, "Predicting voxels from every layer", _maker("preference", config))]
 
@@ -205,3 +207,21 @@ def stages_of_path(regions: tuple[str, ...]) -> dict[str, int]:
         elif known_group(region):
             found[region] = LAST_STAGE
     return found
+
+
+def unit_numbers(dictionary: Dictionary) -> Int[np.ndarray, " voxel"]:
+    """First unit of every voxel, numbered over all layers; the same unit at two places is one."""
+    first = np.concatenate([[0], np.cumsum([autoencoder.n_units for autoencoder in dictionary.autoencoders])])
+    return first[dictionary.matches.layer[:, 0]] + dictionary.matches.unit[:, 0]
+
+
+def whole_similarity(
+    instrument: Instrument, dictionary: Dictionary, voxels: Int[np.ndarray, " chosen"]
+) -> tuple[Float[np.ndarray, "unit chosen"], Float[np.ndarray, "unit chosen"]]:
+    """Correlation of every unit of all layers, in whole images, with some voxels: on the half that chooses, and on the other."""
+    found = []
+    for half in (dictionary.halves.choose, dictionary.halves.measure):
+        answers = standardised(np.asarray(instrument.subject.responses.values[half][:, voxels], np.float32))
+        units = [standardised(np.asarray(layer[half], np.float32)).T @ answers for layer in dictionary.whole]
+        found.append(np.concatenate(units))
+    return found[0], found[1]

@@ -1,6 +1,7 @@
 """What makes the stages of a voxel dictionary. Imported only when one is made: it pulls in torch and scikit-learn."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,9 +14,9 @@ from mine_core.backbones.presets import load_backbone
 from mine_core.config import InstrumentConfig
 from mine_core.dictionary.activations import unit_columns
 from mine_core.dictionary.autoencoder import Autoencoder, AutoencoderConfig, TokenKind, load_autoencoder
-from mine_core.dictionary.hierarchy import prefer_layers
+from mine_core.dictionary.hierarchy import prefer_layers, save_preference
 from mine_core.dictionary.matching import Matcher, split_halves
-from mine_core.dictionary.persist import UsedColumns, save_columns, save_matches, save_preference
+from mine_core.dictionary.persist import UsedColumns, save_columns, save_matches
 from mine_core.dictionary.quality import score_autoencoder
 from mine_core.dictionary.tokens import CELLS, LayerTokens, extract_layers, load_layers
 from mine_core.dictionary.training import train_autoencoder
@@ -65,6 +66,7 @@ def autoencoders(given: tuple[AutoencoderConfig, TokenKind, Path]) -> Make:
             quality = score_autoencoder(autoencoder, source, splits.validation, np.random.default_rng(QUALITY_SEED))
             found.append({**asdict(quality), "history": history})
         write_text(work.directory / "quality.json", json.dumps(found))
+        shutil.rmtree(scratch, ignore_errors=True)
         return {"layers": len(found)}
 
     return make
@@ -114,18 +116,15 @@ def preference(config: InstrumentConfig) -> Make:
                 raise Cancelled(f"Stopped after fitting {layer} of {len(tokens)} layers; nothing of it was kept.")
             work.on_progress(layer, len(tokens) + 1, f"predicting from layer {layer + 1} of {len(tokens)}")
             predicted.append(predict_from_layer(subject, tokens, layer, held_out))
-            np.save(work.directory / f"predicted_{layer + 1:02d}.npy", predicted[-1].astype(np.float32))
         work.on_progress(len(tokens), len(tokens) + 1, "comparing layers")
-        voxels, rng = subject.responses.voxels, np.random.default_rng(LAYER_SEED)
-        groups = dict(zip(voxels.regions, np.asarray(voxels.membership), strict=True))
-        found = prefer_layers(predicted, measured, groups, rng)
+        rng = np.random.default_rng(LAYER_SEED)
+        found = prefer_layers(predicted, measured, rng)
         save_preference(work.directory, found)
         best = np.take_along_axis(np.stack(predicted), found.best[None, None, :], axis=0)[0]
         _, p = pearson_with_p(best, measured, config.n_permutations, rng)
         p = np.minimum(1.0, p * len(tokens))
         np.save(work.directory / "p.npy", p)
         np.save(work.directory / "q.npy", false_discovery_rate(p, "by"))
-        np.save(work.directory / "held_out.npy", held_out)
 
     return make
 

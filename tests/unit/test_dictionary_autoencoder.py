@@ -39,7 +39,7 @@ def settings(**changes) -> AutoencoderConfig:
     return AutoencoderConfig(**given | changes)
 
 
-@pytest.mark.parametrize("given", [{"active": 4}, {"kind": "jumprelu", "epochs": 60, "rate": 1e-2}], ids=["topk", "jumprelu"])
+@pytest.mark.parametrize("given", [{}, {"kind": "jumprelu", "epochs": 60, "rate": 1e-2}], ids=["topk", "jumprelu"])
 def test_a_planted_code_is_found(planted, given):
     tokens, directions = planted
     train, held_out = np.arange(200), np.arange(200, N_IMAGES)
@@ -47,8 +47,8 @@ def test_a_planted_code_is_found(planted, given):
     cosine = found.weights["decoder"].numpy() @ directions.T
     assert np.median(cosine.max(axis=0)) > 0.95
     quality = score_autoencoder(found, tokens, held_out, np.random.default_rng(0))
-    assert quality.explained > 0.85 > quality.null
-    assert 1.0 < quality.active < 4.5
+    assert quality.explained > 0.8 > quality.null + 0.2
+    assert 1.0 < quality.active <= 5
     assert quality.n_tokens == 40 * N_PATCHES
     assert history[-1][0] < history[0][0]
     # shuffled directions are no directions of the tokens
@@ -199,4 +199,4 @@ def test_what_makes_no_sense_is_refused(planted):
         train_autoencoder(tokens, np.arange(1), settings())
     found, _ = train_autoencoder(tokens, np.arange(20), settings(epochs=1))
     with pytest.raises(EncodingError, match="do not vary"):
-        score_autoencoder(found, np.zeros_like(tokens), np.arange(4), np.random.default_rng(0))
+        score_autoencoder(found, np.broadcast_to(found.standard.mean, tokens.shape), np.arange(4), np.random.default_rng(0))
