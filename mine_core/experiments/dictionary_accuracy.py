@@ -29,6 +29,7 @@ from mine_core.instrument.dictionary import (
     Dictionary,
     build_dictionary,
     open_dictionary,
+    regions_of,
     stage_name,
     stages_of_path,
     unit_numbers,
@@ -229,13 +230,6 @@ def _planted_depth(dictionary: Dictionary, truth: PlantedTruth) -> dict[str, Any
         "n": int(counted.sum()),
         "hierarchy_correlation_by_matches": _rho(planted[matched], dictionary.matches.layer[matched, 0]),
     }
-
-
-def regions_of(instrument: Instrument) -> dict[str, Bool[np.ndarray, " voxel"]]:
-    """Members of every region that holds a voxel."""
-    voxels = instrument.subject.responses.voxels
-    found = dict(zip(voxels.regions, np.asarray(voxels.membership), strict=True))
-    return {name: inside for name, inside in found.items() if inside.any()}
 
 
 def _members(truth: PlantedTruth, kind: str, n_voxels: int) -> Bool[np.ndarray, " voxel"]:

@@ -225,3 +225,10 @@ def whole_similarity(
         units = [standardised(np.asarray(layer[half], np.float32)).T @ answers for layer in dictionary.whole]
         found.append(np.concatenate(units))
     return found[0], found[1]
+
+
+def regions_of(instrument: Instrument) -> dict[str, Bool[np.ndarray, " voxel"]]:
+    """Members of every region that holds a voxel."""
+    voxels = instrument.subject.responses.voxels
+    found = dict(zip(voxels.regions, np.asarray(voxels.membership), strict=True))
+    return {name: inside for name, inside in found.items() if inside.any()}
