@@ -38,7 +38,7 @@ class Matches:
     """Units of every voxel, the most similar on the choosing half first.
 
     `layer`, `unit` and `place` name them (place 0 is the whole image); `r_chosen` is the correlation on the half that chose,
-    `r_held_out` on the other. `p` (permutations of the measuring images), `q` (Benjamini-Hochberg over voxels) and the 95 % interval
+    `r_held_out` on the other. `p` (permutations of the measuring images), `q` (Benjamini-Yekutieli over voxels) and the 95 % interval
     are of the first unit's held-out correlation. `cosine_chosen` and `cosine_held_out` are of the unit of largest cosine, as the
     original chooses. `shuffled` holds the largest correlation with any unit in choosing halves whose images were shuffled.
     """
@@ -142,7 +142,7 @@ class Matcher:
         return Matches(
             **joined,
             p=p,
-            q=false_discovery_rate(p),
+            q=false_discovery_rate(p, "by"),
             low=low,
             high=high,
             cosine_chosen=self.cosine[0],
