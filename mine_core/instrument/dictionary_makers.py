@@ -31,6 +31,8 @@ from mine_core.types import Features, Subject
 HALVES_SEED, MATCH_SEED, QUALITY_SEED, LAYER_SEED = 7311, 7312, 7313, 7314
 MOST_COLUMNS = 100_000
 """Units times places of all layers up to which units are looked for at places, and not in whole images alone."""
+LAYER_ALPHAS = tuple(float(alpha) for alpha in np.logspace(2, 6, 7))
+"""Penalties that ridge on a layer's cells chooses from."""
 Make = Callable[[Work], Any]
 
 
@@ -139,7 +141,7 @@ def predict_from_layer(subject: Subject, tokens: LayerTokens, layer: int, stimul
         stimulus_ids=tokens.stimulus_ids,
         backbone=replace(tokens.backbone, n_features=X.shape[1]),
     )
-    model = fit_ridge(features, subject.responses, subject.splits)
+    model = fit_ridge(features, subject.responses, subject.splits, LAYER_ALPHAS)
     return np.asarray(X[stimuli] @ model.coef + model.intercept, np.float64)
 
 

@@ -68,10 +68,11 @@ def test_similarities_are_correlations_on_the_two_halves(found, layers, response
         everything = np.concatenate([columns.values[halves.choose] for columns in layers], axis=1)
         largest = max(stats.pearsonr(column, responses[halves.choose, voxel])[0] for column in everything.T)
         assert found.r_chosen[voxel, 0] == pytest.approx(largest, abs=1e-5)
-        cosine = everything.T @ responses[halves.choose, voxel] / np.linalg.norm(everything, axis=0)
+        whole = np.concatenate([columns.values[halves.choose, :N_UNITS] for columns in layers], axis=1)
+        cosine = whole.T @ responses[halves.choose, voxel] / np.linalg.norm(whole, axis=0)
         cosine = cosine / np.linalg.norm(responses[halves.choose, voxel])
         assert found.cosine_chosen[voxel] == pytest.approx(cosine.max(), abs=1e-5)
-        other = np.concatenate([columns.values[halves.measure] for columns in layers], axis=1)[:, cosine.argmax()]
+        other = np.concatenate([columns.values[halves.measure, :N_UNITS] for columns in layers], axis=1)[:, cosine.argmax()]
         answers = responses[halves.measure, voxel]
         assert found.cosine_held_out[voxel] == pytest.approx(
             other @ answers / np.linalg.norm(other) / np.linalg.norm(answers), abs=1e-5
