@@ -3,7 +3,7 @@
 import streamlit as st
 
 from mine_core.errors import MineError
-from mine_core.ui import dictionary
+from mine_core.ui import dictionary, dictionary_edit
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -23,6 +23,7 @@ with right:
 dictionary.voxel_units(view, instrument, found, unit)
 st.divider()
 dictionary.unit_images(view, instrument, found, unit)
+dictionary_edit.without_unit(view, instrument, found, unit)
 st.divider()
 st.subheader("Regions and layers", anchor=False)
 dictionary.regions_and_layers(instrument, found)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mine_core.dictionary.activations import codes_of
-from mine_core.errors import Cancelled, SubjectError
+from mine_core.errors import Cancelled, EditError, SubjectError
 from mine_core.experiments import dictionary_accuracy
 from mine_core.instrument.dictionary import (
     build_dictionary,
@@ -20,6 +20,7 @@ from mine_core.instrument.dictionary import (
     unit_numbers,
     whole_similarity,
 )
+from mine_core.instrument.dictionary_edits import largest_activation, removal_of_unit, unit_region
 from mine_core.instrument.dictionary_views import (
     Unit,
     activation,
@@ -30,6 +31,7 @@ from mine_core.instrument.dictionary_views import (
     units_of_voxel,
     words_of_unit,
 )
+from mine_core.instrument.trials import run_trial
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,28 @@ def test_an_image_through_the_layers_is_a_regression_on_one_unit(small, dictiona
             assert values[layer, voxel] == pytest.approx(matches.r_held_out[voxel, rank] * z, abs=1e-4)
     with pytest.raises(SubjectError, match="images 0 to"):
         image_through_layers(dictionary, -1)
+
+
+def test_a_unit_is_taken_out_by_the_same_machinery_as_any_removal(small, dictionary):
+    unit = Unit(2, int(np.asarray(dictionary.whole[2], np.float32).sum(axis=0).argmax()))
+    stimulus = int(top_images(dictionary, unit, 1)[0])
+    values = patches_of_unit(dictionary, unit, np.array([stimulus]))[0]
+    region = unit_region(small.instrument, dictionary, unit, stimulus)
+    side = small.instrument.subject.stimuli.images.shape[1] // 8
+    for row, col in np.ndindex(8, 8):
+        patch = region[row * side : (row + 1) * side, col * side : (col + 1) * side]
+        assert patch.all() == patch.any() == (values[row, col] >= 0.5 * values.max())
+    image = np.asarray(small.instrument.subject.stimuli.images[stimulus])
+    seen = largest_activation(small.instrument, dictionary, unit, image)
+    assert seen == pytest.approx(values.max(), rel=2e-2)
+    trial = run_trial(small.instrument, removal_of_unit(small.instrument, dictionary, unit, 0, stimulus))
+    assert trial.edit.changed_outside_mask == 0 and len(trial.shift.control_names) > 0
+    assert np.array_equal(trial.edit.edit_mask, region)
+    assert largest_activation(small.instrument, dictionary, unit, trial.edit.edited) < seen
+    silent = int(np.argmin(np.asarray(dictionary.whole[2], np.float32).max(axis=1)))
+    quiet = Unit(2, int(np.argmin(np.asarray(dictionary.whole[2][silent], np.float32))))
+    with pytest.raises(EditError, match="is silent in image"):
+        unit_region(small.instrument, dictionary, quiet, silent)
 
 
 def test_similarity_in_whole_images_and_numbers_of_units(small, dictionary):
