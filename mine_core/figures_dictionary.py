@@ -23,6 +23,7 @@ def matrix_figure(rows: Mapping[str, Float[np.ndarray, " layer"]], best: Mapping
             y=names,
             colorscale=UNSIGNED_MAP,
             zmin=0,
+            zmax=max(float(values.max()), 1e-6),
             text=[[f"{value:.2f}" for value in row] for row in values] if values.shape[1] <= 12 else None,
             texttemplate="%{text}" if values.shape[1] <= 12 else None,
             colorbar={"title": "mean r", "thickness": 12},
@@ -36,14 +37,15 @@ def matrix_figure(rows: Mapping[str, Float[np.ndarray, " layer"]], best: Mapping
 
 def layers_figure(r: Sequence[float], share: Sequence[float]) -> go.Figure:
     """Draw one voxel's held-out r by layer, and how often each layer is the best of resampled images."""
-    names, best = [f"layer {layer + 1}" for layer in range(len(r))], int(np.argmax(r))
+    best = int(np.argmax(r))
     figure = go.Figure(
         go.Bar(
-            x=names,
+            x=[f"layer {layer + 1}<br>best in {100 * part:.0f} %" for layer, part in enumerate(share)],
             y=list(r),
             marker={"color": [COLOUR if layer == best else GREY for layer in range(len(r))]},
-            text=[f"{value:.2f}<br>best in {100 * part:.0f} %" for value, part in zip(r, share, strict=True)],
+            text=[f"{value:.2f}" for value in r],
             textposition="auto",
+            textangle=0,
             hovertemplate="%{x}: r = %{y:.3f}<extra></extra>",
         )
     )

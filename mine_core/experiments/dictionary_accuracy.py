@@ -134,7 +134,8 @@ def _beside_encoder(instrument: Instrument, dictionary: Dictionary, truth: Plant
         name: {
             "n": int(inside.sum()),
             "median_r_of_match": float(np.median(held_out[inside])),
-            "median_r_of_match_over_voxels": _over_voxels(held_out[inside]),
+            "mean_r_of_match": float(held_out[inside].mean()),
+            "mean_r_of_match_over_voxels": _over_voxels(held_out[inside]),
             "median_r_of_encoder": float(np.median(r[inside])),
             "median_r_of_best_layer": float(np.median(layer[inside])),
         }

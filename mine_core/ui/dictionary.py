@@ -7,7 +7,7 @@ import streamlit as st
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
 from mine_core.dictionary.hierarchy import depth_interval, layer_matrix, monotony
 from mine_core.errors import ConfigError, MineError
-from mine_core.figures import heat_gradient, heat_rgba
+from mine_core.figures import HEAT_HIGH, heat_rgba
 from mine_core.figures_dictionary import layers_figure, matrix_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.dictionary import (
@@ -35,9 +35,10 @@ from mine_core.ui.components import GalleryItem, flatmap, gallery
 from mine_core.ui.state import View, set_view
 from mine_core.ui.waiting import wait_for
 
-N_IMAGES, N_ACROSS, HIGHEST, SEED = 8, 4, 0.5, 41
+N_IMAGES, N_ACROSS, HIGHEST, SEED = 12, 2, 0.5, 41
 MAPS = {"layer": "Best layer", "sure": "How sure the best layer is", "unit": "Voxels of the chosen unit"}
 PLAIN = {"displayModeBar": False}
+ACTIVE = f"linear-gradient(90deg, #ffffff, rgb{HEAT_HIGH})"
 
 
 def require_dictionary(instrument: Instrument) -> Dictionary:
@@ -249,7 +250,7 @@ def unit_images(view: View, instrument: Instrument, dictionary: Dictionary, unit
         )
         for place, stimulus in enumerate(stimuli)
     ]
-    legend = ("silent", heat_gradient(), f"up to {limit:.1f}")
+    legend = ("silent", ACTIVE, f"up to {limit:.1f}")
     label = f"Images of unit {unit.unit} of layer {unit.layer + 1}"
     acted = gallery(items, actions={"layers": "Through the layers"}, legend=legend, label=label, key="dictionary_gallery")
     st.caption(
