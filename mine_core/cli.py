@@ -63,11 +63,13 @@ def parser() -> argparse.ArgumentParser:
     add(commands, "build", "make everything an instrument needs in the cache; goes on where it was stopped", run_build)
     fit = add(commands, "fit", "fit an encoding model of a subject and score it on held-out stimuli", run_fit)
     fit.add_argument("--encoder", choices=("ridge", "query_attention", "banded"), default="ridge", help="which (default: ridge)")
+    fit.add_argument("--dictionary", action="store_true", help="sparse autoencoders of every layer, matched to voxels, as well")
     add_import(commands)
     add_words_commands(commands)
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
     add(evaluate, "description", "words, attributes and captions against planted answers and nulls", run_evaluation("description"))
+    add(evaluate, "dictionary", "autoencoders, units matched to voxels, layers: against nulls", run_evaluation("dictionary"))
     add(evaluate, "learning", "accuracy against the number of training images", run_evaluation("learning"))
     add(evaluate, "attribution", "every method: pointing game, insertion and deletion, tokens", run_evaluation("attribution"))
     add(
@@ -173,11 +175,21 @@ def run_fit(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     from mine_core.instrument.encoders import fit_encoder
 
     built = run_build(options, bar)
+    if options.dictionary:
+        built |= _fit_dictionary(options, bar)
     if options.encoder == "ridge":
         return built
     encoder = fit_encoder(settings(options), ArtifactStore(cache_directory()), options.encoder, on_progress=bar)
     key, median = encoder.provenance["key"], float(np.median(encoder.score.r))
     return {**built, "encoder": options.encoder, "encoder_median_r": median, "encoding": key}
+
+
+def _fit_dictionary(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    from mine_core.instrument.dictionary import build_dictionary, open_dictionary
+
+    found = open_dictionary(build_dictionary(settings(options), ArtifactStore(cache_directory()), on_progress=bar))
+    n_units = sum(autoencoder.n_units for autoencoder in found.autoencoders)
+    return {"layers": len(found.tokens), "units": n_units, "voxels_matched": int(found.matched.sum()), "dictionary": found.key}
 
 
 def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:

@@ -13,6 +13,7 @@ Experiment = Callable[[InstrumentConfig, ArtifactStore, OnProgress], dict[str, A
 EXPERIMENTS: Mapping[str, str] = {
     "encoding": "encoding_accuracy",
     "description": "description_accuracy",
+    "dictionary": "dictionary_accuracy",
     "attribution": "attribution_accuracy",
     "removal": "removal_effect",
     "counterfactual": "counterfactual_effects",

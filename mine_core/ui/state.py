@@ -20,7 +20,7 @@ EDITS = ("", "remove", "insert")
 
 @dataclass(frozen=True)
 class View:
-    """Subject, phantom seed, backbone, map, voxel, image, kind of edit, texts looked for and not, and region in view.
+    """Subject, phantom seed, backbone, map, voxel, image, kind of edit, texts looked for and not, region and unit in view.
 
     -1 or empty where none is chosen.
     """
@@ -35,6 +35,7 @@ class View:
     find: str = ""
     minus: str = ""
     region: str = ""
+    unit: str = ""
 
     def config(self) -> InstrumentConfig:
         """Settings of the instrument in view."""
@@ -70,6 +71,7 @@ def current_view() -> View:
         find=values.get("find", default.find),
         minus=values.get("minus", default.minus),
         region=values.get("region", default.region),
+        unit=values.get("unit", default.unit),
     )
 
 

@@ -14,7 +14,15 @@ from mine_core.instrument.trials import EditRequest, run_trial
 from mine_core.jobs import Job, Worker
 from mine_core.ui import counterfactual, resources, validation
 
-PAGES = ("pages/explore.py", "pages/counterfactual.py", "pages/search.py", "pages/regions.py", "pages/validation.py", "pages/data.py")
+PAGES = (
+    "pages/explore.py",
+    "pages/counterfactual.py",
+    "pages/search.py",
+    "pages/regions.py",
+    "pages/dictionary.py",
+    "pages/validation.py",
+    "pages/data.py",
+)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ COMMANDS = [
     ["evaluate", "description"],
     ["evaluate", "attribution"],
     ["evaluate", "removal"],
+    ["evaluate", "dictionary"],
     ["benchmark", "attribution"],
     ["benchmark", "explain"],
     ["benchmark", "start"],

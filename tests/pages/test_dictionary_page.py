@@ -1,0 +1,79 @@
+"""The Dictionary page: an offer where there is none, and a voxel, a unit and an image where there is one."""
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+from test_pages import opened, texts
+from unit.conftest import Small, small  # noqa: F401
+
+from mine_core.instrument.dictionary import Dictionary, build_dictionary, open_dictionary
+from mine_core.ui import dictionary as page
+from mine_core.ui import resources
+
+PAGE = "pages/dictionary.py"
+
+
+@pytest.fixture(scope="module")
+def made(small: Small) -> Dictionary:  # noqa: F811
+    return open_dictionary(build_dictionary(small.config, small.store, whole=False))
+
+
+@pytest.fixture(autouse=True)
+def store_of_the_small_subject(small: Small, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.setattr(resources, "store", lambda: small.store)
+
+
+def shown_page(**query: str) -> AppTest:
+    return opened(PAGE, subject="small", **query)
+
+
+def test_without_a_dictionary_the_page_offers_to_make_one(monkeypatch):
+    monkeypatch.setattr(page, "dictionary_is_built", lambda *_: False)
+    app = shown_page()
+    assert not app.exception
+    assert "no dictionary yet" in texts(app)
+    assert app.button("dictionary_make").label == "Make the dictionary"
+
+
+def test_a_voxel_has_layers_and_units(made):
+    voxel = int(np.argmax(made.matches.r_held_out[:, 0]))
+    app = shown_page(voxel=str(voxel))
+    assert not app.exception
+    assert f"Voxel {voxel}" in [element.value for element in app.subheader]
+    table = app.dataframe[0].value
+    assert table["held-out r"].iloc[0] == pytest.approx(made.matches.r_held_out[voxel, 0], abs=6e-4)
+    assert len(table) == made.matches.layer.shape[1]
+
+
+def test_a_voxel_without_a_unit_is_withheld_visibly(made):
+    voxel = int(np.argmax(np.asarray(made.matches.q) + made.preference_q))
+    assert not made.matched[voxel] and not made.placed[voxel]
+    app = shown_page(voxel=str(voxel))
+    assert not app.exception
+    warnings = [warning.value for warning in app.warning]
+    assert len(warnings) == 2 and all(warning.startswith("Withheld") for warning in warnings)
+
+
+def test_a_unit_of_the_link_is_shown_and_an_image_goes_through_the_layers(made):
+    voxel = int(np.argmax(made.matches.r_held_out[:, 0]))
+    layer, unit, place = (int(part[voxel, 0]) for part in (made.matches.layer, made.matches.unit, made.matches.place))
+    app = shown_page(voxel=str(voxel), unit=f"{layer + 1}-{unit}-{place}", image="7")
+    assert not app.exception
+    assert f"Unit {unit} of layer {layer + 1}" in [element.value for element in app.subheader]
+    shown = texts(app)
+    assert "**Layer 4**" in shown and "most active" in shown
+    app.selectbox("dictionary_map").select("unit").run()
+    assert not app.exception
+
+
+@pytest.mark.parametrize("unit", ["9-1-0", "one", "1-99999-0", "1-2"])
+def test_a_unit_that_is_none_is_refused_in_one_line(made, unit):
+    app = shown_page(unit=unit)
+    assert not app.exception
+    assert len(app.error) == 1 and "\n" not in app.error[0].value
+
+
+def test_regions_stand_beside_their_layers_and_a_path_that_is_none_is_not_tested(made):
+    shown = texts(shown_page())
+    assert "mean best layer, 95 % interval" in shown
+    assert "is not tested: 0 regions of 0 stages are known" in shown

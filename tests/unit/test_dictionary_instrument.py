@@ -1,0 +1,190 @@
+"""The dictionary of a small subject: made on demand, goes on where it was stopped, and says of units what can be counted again."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mine_core.dictionary.activations import codes_of
+from mine_core.errors import Cancelled, EditError, SubjectError
+from mine_core.experiments import dictionary_accuracy
+from mine_core.instrument.dictionary import (
+    build_dictionary,
+    dictionary_is_built,
+    dictionary_stages,
+    open_dictionary,
+    page_stages,
+    regions_of,
+    stages_of_path,
+    unit_numbers,
+    whole_similarity,
+)
+from mine_core.instrument.dictionary_edits import largest_activation, removal_of_unit, unit_region
+from mine_core.instrument.dictionary_views import (
+    Unit,
+    activation,
+    image_through_layers,
+    patches_of_unit,
+    top_images,
+    unit_on_cortex,
+    units_of_voxel,
+    words_of_unit,
+)
+from mine_core.instrument.trials import run_trial
+
+
+@pytest.fixture(scope="module")
+def made(small):
+    return build_dictionary(small.config, small.store, whole=False)
+
+
+@pytest.fixture(scope="module")
+def dictionary(made):
+    return open_dictionary(made)
+
+
+def test_it_is_no_part_of_the_build_and_goes_on_where_it_was_stopped(small):
+    assert not {"layers", "autoencoders", "matches"} & set(small.first_made)
+    stages = {stage.name for stage in page_stages(small.config, small.store)}
+    assert stages < {stage.name for stage in dictionary_stages(small.config, small.store)}
+    if not dictionary_is_built(small.config, small.store):
+        seen: list[str] = []
+
+        def stop() -> bool:
+            return any("layer 3" in message for message in seen)
+
+        with pytest.raises(Cancelled):
+            build_dictionary(small.config, small.store, whole=False, on_progress=lambda *report: seen.append(report[2]), cancelled=stop)
+        unfinished = list((small.store.root / "unfinished").rglob("*.safetensors"))
+        assert len(unfinished) >= 2
+    build_dictionary(small.config, small.store, whole=False)
+    assert dictionary_is_built(small.config, small.store)
+    assert not list((small.store.root / "unfinished").rglob("autoencoder_training.safetensors"))
+
+
+def test_a_voxels_units_are_what_they_are_said_to_be(small, dictionary):
+    voxel = int(np.argmin(dictionary.matches.q))
+    found = units_of_voxel(small.instrument, dictionary, voxel)
+    assert len(found) == 2 * len(dictionary.tokens)
+    assert [entry.r_chosen for entry in found] == sorted((entry.r_chosen for entry in found), reverse=True)
+    answers = small.instrument.subject.responses.values[:, voxel]
+    for entry in found[:3]:
+        values = activation(dictionary, entry.unit)
+        chosen, measure = dictionary.halves.choose, dictionary.halves.measure
+        assert entry.r_held_out == pytest.approx(stats.pearsonr(values[measure], answers[measure])[0], abs=2e-3)
+        assert entry.r_chosen == pytest.approx(stats.pearsonr(values[chosen], answers[chosen])[0], abs=2e-3)
+        assert 0 < entry.p <= 1
+    with pytest.raises(SubjectError, match="voxels 0 to"):
+        units_of_voxel(small.instrument, dictionary, 999)
+
+
+def test_a_units_images_patches_and_activation_agree(small, dictionary):
+    unit = Unit(1, int(np.asarray(dictionary.whole[1], np.float32).sum(axis=0).argmax()))
+    stimuli = top_images(dictionary, unit, 5)
+    values = patches_of_unit(dictionary, unit, stimuli)
+    assert values.shape == (5, *dictionary.tokens.backbone.grid)
+    assert np.allclose(values.max(axis=(1, 2)), activation(dictionary, unit)[stimuli], rtol=2e-3, atol=2e-3)
+    assert (np.diff(activation(dictionary, unit)[stimuli]) <= 0).all()
+    codes = codes_of(dictionary.autoencoders[1], dictionary.tokens.patches[1], stimuli)
+    assert np.allclose(values.reshape(5, -1), codes[:, :, unit.unit])
+    with pytest.raises(SubjectError, match="units; unit 100000"):
+        activation(dictionary, Unit(1, 100000))
+    missing = next(u for u in range(768) if 5 * 768 + u not in set(dictionary.columns[0].column.tolist()))
+    with pytest.raises(SubjectError, match="see it in whole images"):
+        activation(dictionary, Unit(0, missing, 5))
+
+
+def test_a_unit_on_the_cortex_is_its_correlation_and_its_words_are_held_out(small, dictionary):
+    unit = Unit(3, int((np.asarray(dictionary.whole[3], np.float32) > 0).sum(axis=0).argmax()))
+    found = unit_on_cortex(small.instrument, dictionary, unit)
+    splits = small.instrument.subject.splits
+    held_out = np.concatenate([splits.validation, splits.test])
+    assert found.n_images == len(held_out)
+    values = activation(dictionary, unit)[held_out]
+    assert found.r[3] == pytest.approx(stats.pearsonr(values, small.instrument.subject.responses.values[held_out, 3])[0], abs=1e-4)
+    assert ((found.q >= 0) & (found.q <= 1)).all()
+    for word in words_of_unit(small.instrument, dictionary, unit):
+        assert word.p <= 0.05 and word.word in small.instrument.vocabulary.words
+        place = small.instrument.evidence.get().words.index(word.word)
+        presence = np.asarray(small.instrument.evidence.get().presence[held_out, place], np.float64)
+        assert word.r == pytest.approx(stats.pearsonr(presence, values)[0], abs=1e-3)
+
+
+def test_an_image_through_the_layers_is_a_regression_on_one_unit(small, dictionary):
+    values = image_through_layers(dictionary, 4)
+    assert values.shape == (len(dictionary.tokens), len(small.instrument.score.r))
+    assert np.array_equal(np.isfinite(values[0]), dictionary.matched)
+    matches, measure = dictionary.matches, dictionary.halves.measure
+    for voxel in np.flatnonzero(dictionary.matched)[:3]:
+        for layer in range(len(dictionary.tokens)):
+            rank = next(rank for rank, other in enumerate(matches.layer[voxel]) if other == layer)
+            unit = Unit(layer, int(matches.unit[voxel, rank]), int(matches.place[voxel, rank]))
+            seen = dictionary.columns[layer].of(unit.unit, unit.place)
+            z = (seen[4] - seen[measure].mean()) / seen[measure].std() if seen[measure].std() > 0 else 0.0
+            assert values[layer, voxel] == pytest.approx(matches.r_held_out[voxel, rank] * z, abs=1e-4)
+    with pytest.raises(SubjectError, match="images 0 to"):
+        image_through_layers(dictionary, -1)
+
+
+def test_a_unit_is_taken_out_by_the_same_machinery_as_any_removal(small, dictionary):
+    unit = Unit(2, int(np.asarray(dictionary.whole[2], np.float32).sum(axis=0).argmax()))
+    stimulus = int(top_images(dictionary, unit, 1)[0])
+    values = patches_of_unit(dictionary, unit, np.array([stimulus]))[0]
+    region = unit_region(small.instrument, dictionary, unit, stimulus)
+    side = small.instrument.subject.stimuli.images.shape[1] // 8
+    for row, col in np.ndindex(8, 8):
+        patch = region[row * side : (row + 1) * side, col * side : (col + 1) * side]
+        assert patch.all() == patch.any() == (values[row, col] >= 0.5 * values.max())
+    image = np.asarray(small.instrument.subject.stimuli.images[stimulus])
+    seen = largest_activation(small.instrument, dictionary, unit, image)
+    assert seen == pytest.approx(values.max(), rel=2e-2)
+    trial = run_trial(small.instrument, removal_of_unit(small.instrument, dictionary, unit, 0, stimulus))
+    assert trial.edit.changed_outside_mask == 0 and len(trial.shift.control_names) > 0
+    assert np.array_equal(trial.edit.edit_mask, region)
+    assert largest_activation(small.instrument, dictionary, unit, trial.edit.edited) < seen
+    silent = int(np.argmin(np.asarray(dictionary.whole[2], np.float32).max(axis=1)))
+    quiet = Unit(2, int(np.argmin(np.asarray(dictionary.whole[2][silent], np.float32))))
+    with pytest.raises(EditError, match="is silent in image"):
+        unit_region(small.instrument, dictionary, quiet, silent)
+
+
+def test_similarity_in_whole_images_and_numbers_of_units(small, dictionary):
+    voxels = np.array([2, 5])
+    chosen, held_out = whole_similarity(small.instrument, dictionary, voxels)
+    n_units = [autoencoder.n_units for autoencoder in dictionary.autoencoders]
+    assert chosen.shape == held_out.shape == (sum(n_units), 2)
+    measure, unit = dictionary.halves.measure, n_units[0] + 7
+    values = np.asarray(dictionary.whole[1][measure, 7], np.float64)
+    if values.std() > 0:
+        truth = stats.pearsonr(values, small.instrument.subject.responses.values[measure, 5])[0]
+        assert held_out[unit, 1] == pytest.approx(truth, abs=1e-4)
+    first = unit_numbers(dictionary)
+    layer, unit = dictionary.matches.layer[0, 0], dictionary.matches.unit[0, 0]
+    assert first[0] == sum(n_units[:layer]) + unit
+
+
+def test_the_path_knows_early_and_category_regions():
+    found = stages_of_path(("V1v", "V2", "V3d", "hV4", "FFA-1", "PPA", "IPS", "what"))
+    assert found == {"V1v": 0, "V2": 1, "V3d": 2, "hV4": 3, "FFA-1": 4, "PPA": 4}
+
+
+def test_everything_is_measured_and_written_as_plain_json(small):
+    found = dictionary_accuracy.measure(small.config, small.store, lambda *_: None)
+    json.dumps(found, allow_nan=False)
+    assert found["planted_depth"] is None and found["n_layers"] == 4
+    for tokens in ("patch", "pooled"):
+        for kind in ("topk", "jumprelu"):
+            rows = found["autoencoders"][tokens][kind]
+            assert [row["layer"] for row in rows] == [1, 2, 3, 4]
+            assert all(row["explained"] <= 1 and 0 <= row["dead"] <= 1 and row["stability"]["null"] < 1 for row in rows)
+            entry = found["matches"][f"{tokens} {kind}"]
+            assert entry["null_voxel_match_rate"] is None and entry["inflation"]["r"] > 0
+    regions = regions_of(small.instrument)
+    assert set(found["layers"]["by_region"]) == set(regions)
+    for name, inside in regions.items():
+        assert sum(found["layers"]["by_region"][name]["share_best"]) == pytest.approx(1)
+        assert found["one_to_one"][name]["one_to_one"]["units"] == inside.sum()
+        own, given = (found["one_to_one"][name][kind]["chosen"] for kind in ("own_best", "one_to_one"))
+        assert given <= own + 1e-6
+    assert found["layers"]["path"] is None
