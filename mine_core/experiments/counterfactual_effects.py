@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.stats import pearsonr
+from scipy.stats import pearsonr, ttest_1samp
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig
@@ -19,14 +19,15 @@ from mine_core.experiments.planted_words import planted_words
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.explain import ranked_images
 from mine_core.instrument.second import SecondEncoder, build_second
-from mine_core.instrument.trials import INSERT_SIZE, EditRequest, Kind, Trial, driving_region, run_trial
+from mine_core.instrument.trials import INSERT_SIZE, EditRequest, Trial, driving_region, run_trial
 from mine_core.instrument.wanting import wanting_of, wants_of
 from mine_core.instrument.where import heat_of
 from mine_core.statistics import false_discovery_rate
 from mine_core.subjects.phantom.truth import PlantedTruth
 from mine_core.types import OnProgress
 
-N_VOXELS, N_CONFOUNDED, N_IMAGES, N_CANDIDATES = 40, 40, 2, 40
+N_VOXELS, N_CONFOUNDED, N_IMAGES, N_CANDIDATES = 40, 20, 2, 40
+N_TRIED, N_TESTED, LEAST_TESTED = 5, 6, 3
 LEVEL = 0.05
 STILL = 0.2  # SD: what controls may move on average
 
@@ -56,8 +57,8 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     took out or put in; edits that no scene describes (a part of an object, a word for a group) have none.
 
     `confounded`: voxels that answer the ball but not the person it usually comes with, and others of that kind. The
-    correlational method calls a concept whose evidence in images correlates with measured responses (q <= 0.05); the causal
-    one, whose insertion moves the prediction beyond all controls in most images.
+    correlational method calls a thing whose evidence in images rises with measured responses (q <= 0.05); the causal one takes
+    the five strongest of these and inserts them: see `causal_things`.
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
     second, truth = build_second(config, store, on_progress=on_progress), truth_of(instrument)
@@ -247,9 +248,9 @@ def _confounded(instrument: Instrument, truth: PlantedTruth, rng: np.random.Gene
     for number, voxel in enumerate(able.tolist()):
         on_progress(number, len(able), "telling drivers from their company")
         both = (planted[voxel].driver, planted[voxel].company)
-        targets = _without(instrument, voxel, both)
-        correlated = correlated_words(instrument, voxel)
-        rows.append([word in correlated for word in both] + [_causes(instrument, voxel, word, targets) for word in both])
+        correlated = correlated_things(instrument, voxel, things)
+        causes = causal_things(instrument, voxel, correlated[:N_TRIED])
+        rows.append([word in correlated for word in both] + [word in causes for word in both])
     if not rows:
         return {"n": 0, "n_place_as_company": n_places}
     found = np.array(rows, np.float64)
@@ -259,37 +260,51 @@ def _confounded(instrument: Instrument, truth: PlantedTruth, rng: np.random.Gene
     }
 
 
-def correlated_words(instrument: Instrument, voxel: int) -> tuple[str, ...]:
-    """Words whose similarity to training images correlates with the voxel's measured responses (one-sided, q <= 0.05 over words).
+def correlated_things(instrument: Instrument, voxel: int, things: set[str]) -> tuple[str, ...]:
+    """Things whose word's similarity to training images rises with a voxel's measured responses (q <= 0.05), strongest first.
 
-    The plain correlational method: cosine of image and text, Pearson's r, Benjamini and Hochberg over the vocabulary.
+    The plain correlational method: cosine of image and text, Pearson's r, one-sided, Benjamini and Hochberg over the vocabulary.
     """
     train, vocabulary = instrument.subject.splits.train, instrument.vocabulary
     pooled = np.asarray(instrument.features.pooled[train], np.float64)
     similarity = pooled / np.linalg.norm(pooled, axis=1, keepdims=True) @ np.asarray(vocabulary.embedded(), np.float64).T
     found = pearsonr(similarity, instrument.measured(voxel)[train][:, None], axis=0, alternative="greater")
     q = false_discovery_rate(np.asarray(found.pvalue))
-    return tuple(word for word, value in zip(vocabulary.words, q, strict=True) if value <= LEVEL)
+    order = np.argsort(-np.asarray(found.statistic), kind="stable")
+    return tuple(vocabulary.words[i] for i in order if q[i] <= LEVEL and vocabulary.words[i] in things)
 
 
-def _without(instrument: Instrument, voxel: int, words: tuple[str, str]) -> list[int]:
-    """Held-out images of middle predicted response that look least like either word."""
-    pooled = np.asarray(instrument.features.pooled, np.float64)
-    text = np.stack([instrument.vocabulary.embedded()[instrument.vocabulary.words.index(word)] for word in words])
-    likeness = (pooled / np.linalg.norm(pooled, axis=1, keepdims=True) @ text.T).max(axis=1)
-    held_out = [int(s) for s in ranked_images(instrument, voxel, "middle", 20 * N_CANDIDATES) if instrument.held_out[s]]
-    return sorted(held_out[:N_CANDIDATES], key=lambda stimulus: likeness[stimulus])[: N_IMAGES + 1]
+def causal_things(instrument: Instrument, voxel: int, words: Sequence[str]) -> tuple[str, ...]:
+    """Words whose insertion raises the prediction beyond its controls, and not clearly less than half as much as the best word's.
+
+    Each word is inserted into the same held-out images of middle predicted response; the words are each other's hardest
+    negatives, for all of them go with the responses. Kept is a word where the lower end of a one-sided 95 % interval (t over
+    images) of (own shift beyond the mean control - half of the best word's) is above 0. Edits that the backbone does not
+    recognise are left out.
+    """
+    stimuli = [int(s) for s in ranked_images(instrument, voxel, "middle", 20 * N_TESTED) if instrument.held_out[s]][:N_TESTED]
+    effects = np.array([[_beyond_controls(instrument, voxel, word, stimulus) for word in words] for stimulus in stimuli])
+    effects = effects.reshape(len(stimuli), len(words))
+    enough = np.isfinite(effects).sum(axis=0) >= LEAST_TESTED
+    if not enough.any():
+        return ()
+    means = np.array([np.nanmean(column) if able else -np.inf for column, able in zip(effects.T, enough, strict=True)])
+    best = effects[:, int(np.argmax(means))]
+    kept = []
+    for word, column, able in zip(words, effects.T, enough, strict=True):
+        margin = column - best / 2
+        margin = margin[np.isfinite(margin)]
+        if able and len(margin) >= LEAST_TESTED and ttest_1samp(margin, 0, alternative="greater").pvalue <= LEVEL:
+            kept.append(word)
+    return tuple(kept)
 
 
-def _causes(instrument: Instrument, voxel: int, word: str, stimuli: Sequence[int]) -> bool:
-    """Whether inserting a word moves the prediction beyond all controls in most of the images."""
-    beyond: list[bool] = []
-    kind: Kind = "insert"
-    for stimulus in stimuli:
-        try:
-            trial = run_trial(instrument, EditRequest(kind, voxel, stimulus, word))
-        except EditError:
-            continue
-        if trial.edit.verified:
-            beyond.append(bool(trial.shift.rank[voxel] == 1 and trial.shift.shift[voxel] > 0))
-    return bool(beyond) and float(np.mean(beyond)) > 0.5
+def _beyond_controls(instrument: Instrument, voxel: int, word: str, stimulus: int) -> float:
+    """Shift by inserting a word less that of the mean control; NaN where it cannot be inserted or is not recognised."""
+    try:
+        trial = run_trial(instrument, EditRequest("insert", voxel, stimulus, word, seed=stimulus))
+    except EditError:
+        return float("nan")
+    if not trial.edit.verified:
+        return float("nan")
+    return float(trial.shift.shift[voxel] - trial.shift.controls[:, voxel].mean())

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 from phantom_cortex import toy_cortex
 
+from mine_core.errors import EditError
 from mine_core.experiments import counterfactual_effects as effects
 from mine_core.experiments import planted_edits
-from mine_core.experiments.counterfactual_effects import Tried, _agreement, _causes, _controls, _effects, _guided
+from mine_core.experiments.counterfactual_effects import (
+    Tried,
+    _agreement,
+    _controls,
+    _effects,
+    _guided,
+    causal_things,
+    correlated_things,
+)
 from mine_core.experiments.planted_edits import true_shift
 from mine_core.instrument.trials import Trial
 from mine_core.subjects.phantom.scenes import sample_scene
@@ -123,14 +132,37 @@ def test_guidance_is_compared_in_the_same_images(rng) -> None:
     assert _guided(pairs[:1], rng) == {"n": 1}
 
 
-@pytest.mark.parametrize(("ranks", "cause"), [((1, 1, 3), True), ((1, 3, 3), False), ((1, 1), True), ((), False)])
-def test_a_cause_is_beyond_all_controls_in_most_images(monkeypatch, small, ranks, cause) -> None:
-    def run(_instrument, request):
-        if request.stimulus >= len(ranks):
-            raise effects.EditError("no room")
-        found = tried(2, 1.0, 0.0, {"elsewhere": 0.0})
-        found.trial.shift.rank[2] = ranks[request.stimulus]
-        return found.trial
+EFFECTS = {"ball": 2.0, "person": 0.6, "clown": 1.8, "dog": 0.0}
+
+
+def test_a_cause_moves_at_least_half_as_much_as_the_strongest(monkeypatch, small, rng) -> None:
+    """Of words that all go with the responses, the company moves little, and one that is not recognised is left out."""
+
+    def run(instrument, request):
+        if request.word == "dog":
+            raise EditError("nothing to cut out")
+        shift = EFFECTS[request.word] + 0.2 * rng.normal()
+        return tried(2, shift, 0.0, {"elsewhere": 0.1}, verified=request.word != "clown" or request.stimulus % 2 == 0).trial
 
     monkeypatch.setattr(effects, "run_trial", run)
-    assert _causes(small.instrument, 2, "ball", [0, 1, 2]) is cause
+    assert causal_things(small.instrument, 2, ("person", "ball", "dog")) == ("ball",)
+    monkeypatch.setattr(effects, "N_TESTED", 12)
+    assert causal_things(small.instrument, 2, ("person", "ball", "clown")) == ("ball", "clown")
+    assert causal_things(small.instrument, 2, ("dog",)) == () and causal_things(small.instrument, 2, ()) == ()
+
+
+def test_the_correlational_method_finds_what_goes_with_the_responses_in_order(small) -> None:
+    instrument = small.instrument
+    voxel = int(np.argmax(instrument.score.r))
+    words = set(instrument.vocabulary.words)
+    found = correlated_things(instrument, voxel, words)
+    train = instrument.subject.splits.train
+    pooled = np.asarray(instrument.features.pooled[train], np.float64)
+    pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
+    response = instrument.measured(voxel)[train]
+    r = [
+        np.corrcoef(pooled @ instrument.vocabulary.embedded()[instrument.vocabulary.words.index(word)], response)[0, 1]
+        for word in found
+    ]
+    assert len(found) > 1 and r == sorted(r, reverse=True) and r[-1] > 0
+    assert correlated_things(instrument, voxel, {found[1]}) == (found[1],)
