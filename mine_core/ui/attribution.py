@@ -247,8 +247,8 @@ def _receptive_field(view: View, instrument: Instrument) -> None:
         st.caption(
             f"How much each patch contributes to what the prediction explains of voxel {view.voxel}'s measured response, over "
             f"{min(FIELD_IMAGES, len(instrument.subject.splits.train)):,} training images, by {METHODS[method].title.lower()}. The "
-            "centre is about half a patch off on the phantom's early visual voxels; the radius tells small fields from large ones only "
-            "roughly. Category voxels answer wherever their object tends to be."
+            "centre is about half a patch off on the phantom's early visual voxels; the radius follows the planted one only weakly (r "
+            "about 0.25), so do not lean on it. Category voxels answer wherever their object tends to be."
         )
 
 
