@@ -5,7 +5,9 @@ job that is running instead of starting another.
 """
 
 import logging
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ ACTIVE: tuple[JobState, ...] = ("waiting", "running")
 # Reports within so many seconds of the first tell what was stored before, not what is being done.
 STORED_BEFORE = 1.0
 WORTH_A_GUESS = 0.05
+NICENESS = 10  # of a thread that yields: about a tenth of the processor while others want it
 
 
 @dataclass
@@ -87,10 +90,13 @@ class Job:
 
 
 class Worker:
-    """One thread that does jobs in the order they came."""
+    """One thread that does jobs in the order they came; with `yielding`, only with what other work leaves of the processor.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    Yielding is the system's niceness of this one thread and of those it starts: where a system knows none, the thread is like others.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, yielding: bool = False) -> None:
+        self._clock, self._yielding = clock, yielding
         self._queue: queue.SimpleQueue[tuple[Job, Work]] = queue.SimpleQueue()
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
@@ -125,6 +131,8 @@ class Worker:
             return list(self._jobs.values())
 
     def _serve(self) -> None:
+        if self._yielding and sys.platform == "linux":  # elsewhere niceness is of whole processes
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
             self._run(*self._queue.get())
 

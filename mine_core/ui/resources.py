@@ -84,8 +84,8 @@ def _keys(config: InstrumentConfig) -> tuple[str, ...]:
 
 @st.cache_resource
 def preparer() -> Worker:
-    """Return the thread that prepares what makes pages better but is not waited for, so that it delays no edit."""
-    return Worker()
+    """Return the thread that prepares what makes pages better but is not waited for, so that it delays no click and no edit."""
+    return Worker(yielding=True)
 
 
 @st.cache_resource(max_entries=3)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import threading
@@ -6,7 +7,7 @@ import pytest
 
 from mine_core.config import PROJECT
 from mine_core.errors import Cancelled, MineError
-from mine_core.jobs import Job, Worker
+from mine_core.jobs import NICENESS, Job, Worker
 
 
 def wait(job, event=None):
@@ -154,3 +155,13 @@ def test_a_fault_is_written_to_the_log_with_its_traceback(caplog):
 def test_a_program_ends_without_waiting_for_work_that_is_under_way():
     program = "import time; from mine_core.jobs import Worker; Worker().submit('k', 'title', lambda *_: time.sleep(600))"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=PROJECT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is of a thread on Linux alone")
+def test_a_yielding_worker_is_nicer_than_the_program_and_leaves_it_as_it_is():
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    found = []
+    for worker in (Worker(yielding=True), Worker()):
+        wait(worker.submit("k", "title", lambda *_: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))))
+    assert found == [min(19, max(before, NICENESS)), before]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
