@@ -90,7 +90,7 @@ def table_of_text(instrument: Instrument, found: TextSearch) -> None:
     st.dataframe(by_region(instrument, found), hide_index=True, key="search_regions")
     st.markdown(f"**Voxels** ({len(best)} of {len(called):,})")
     table = pd.DataFrame({"voxel": best, "region": [regions[voxel] for voxel in best], "r": found.r[best].round(3)})
-    table["q"] = found.q[best].round(5)
+    table["q"] = [f"{q:.3f}" if q >= 0.001 else "< 0.001" for q in found.q[best]]
     event = st.dataframe(table, height=300, hide_index=True, on_select="rerun", selection_mode="single-row", key="search_table")
     rows = event.selection.rows
     if st.button("Open in Explore", disabled=not rows, key="search_open"):
