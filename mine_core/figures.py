@@ -58,8 +58,8 @@ def mask_rgba(
     return rgba
 
 
-def outlined(image: UInt8[np.ndarray, "height width 3"], region: Bool[np.ndarray, "height width"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw a region's border on an image, white on black so that it shows on any ground."""
+def outlined(image: UInt8[np.ndarray, "height width 3"], region: Bool[np.ndarray, "rows cols"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw a region's border on an image, white on black so that it shows on any ground; a region of patches is stretched over it."""
     scale = max(1, 384 // image.shape[0])
     height, width = image.shape[0] * scale, image.shape[1] * scale
     large = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)

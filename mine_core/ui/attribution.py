@@ -154,10 +154,8 @@ def _take_away(view: View, instrument: Instrument, method: MethodName) -> None:
     found = _critical(view.config(), method, view.image, view.voxel, float(share))
     left, right = st.columns([2, 5], gap="medium")
     image = np.asarray(instrument.subject.stimuli.images[view.image])
-    region = found.patches.repeat(len(image) // len(found.patches), axis=0).repeat(image.shape[1] // found.patches.shape[1], axis=1)
     with left:
-        whole = region if region.shape == image.shape[:2] else np.zeros(image.shape[:2], bool)
-        st.image(data_url(outlined(image, whole), "webp"), width="stretch")
+        st.image(data_url(outlined(image, found.patches), "webp"), width="stretch")
     with right:
         figure = curve_figure(found)
         st.plotly_chart(figure, width="stretch", theme=None, key="explore_curve", config=PLAIN)

@@ -122,3 +122,14 @@ def test_intervals_reach_from_low_to_high_around_their_mean() -> None:
     np.testing.assert_allclose(np.asarray(points.x) + points.error_x.array, [3.0, -1.5])
     np.testing.assert_allclose(np.asarray(points.x) - points.error_x.arrayminus, [0.5, -4.0])
     assert list(points.y) == ["a", "b"] and figure.layout.xaxis.title.text == "r"
+
+
+def test_a_region_of_patches_is_outlined_on_an_image_of_any_size():
+    image = np.full((50, 50, 3), 128, np.uint8)
+    patches = np.zeros((8, 8), bool)
+    patches[2:4, 5] = True
+    drawn = (outlined(image, patches) != 128).any(axis=2)
+    rows, cols = np.nonzero(drawn)
+    side = drawn.shape[0]
+    assert np.abs([rows.min() - side * 2 / 8, rows.max() - side * 4 / 8]).max() < 4
+    assert np.abs([cols.min() - side * 5 / 8, cols.max() - side * 6 / 8]).max() < 4
