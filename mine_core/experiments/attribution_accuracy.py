@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mine_core.artifacts import ArtifactStore
-from mine_core.attribution.base import DEFAULT, METHODS, STAND_IN, Encoder, MethodName
+from mine_core.attribution.base import DEFAULT, METHODS, STAND_IN, MethodName
 from mine_core.attribution.decomposition import attribute
 from mine_core.attribution.faithfulness import ReplacementName
 from mine_core.config import InstrumentConfig
@@ -62,10 +62,9 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     truth, rng = truth_of(instrument), np.random.default_rng(5)
     pairs = planted_pairs(instrument, truth, rng)
     pool = pool_of(pairs, N_POOL, rng)
-    results: dict[str, Any] = {}
+    maps, results = Maps(instrument, store, instrument.model), dict[str, Any]()
     for kind, encoder in open_encoders(instrument, store).items():
-        results[kind] = _encoder(instrument, store, encoder, pairs, pool, on_progress)
-    maps = Maps(instrument, store, instrument.model)
+        results[kind] = _encoder(Maps(instrument, store, encoder, like=maps), pairs, pool, on_progress)
     default = _default(maps)
     train = np.sort(rng.permutation(instrument.subject.splits.train)[:N_FIELD_IMAGES])
     if default == DEFAULT:
@@ -92,12 +91,9 @@ def _default(maps: Maps) -> MethodName:
     return DEFAULT if maps.setting.averages().tokens is not None else STAND_IN
 
 
-def _encoder(
-    instrument: Instrument, store: ArtifactStore, encoder: Encoder, pairs: Sequence[Planted], pool: np.ndarray, on_progress: OnProgress
-) -> dict[str, Any]:
+def _encoder(maps: Maps, pairs: Sequence[Planted], pool: np.ndarray, on_progress: OnProgress) -> dict[str, Any]:
     """All methods of one encoder on the same sample."""
-    rng = np.random.default_rng(6)
-    maps = Maps(instrument, store, encoder)
+    rng, instrument, encoder = np.random.default_rng(6), maps.instrument, maps.encoder
     able = [name for name in METHODS if encoder.kind in METHODS[name].encoders and not _refuses(maps, name, pool)]
     best: MethodName = _default(maps) if "traced" in able else "integrated_gradients"
     if "traced" in able:

@@ -17,19 +17,23 @@ from mine_core.types import EncodingModel
 
 
 class Maps:
-    """Heatmaps of one encoder of an instrument; embeddings of occluded images and maps without a voxel are kept."""
+    """Heatmaps of one encoder of an instrument; embeddings of occluded images and maps without a voxel are kept.
 
-    def __init__(self, instrument: Instrument, store: ArtifactStore, encoder: Encoder) -> None:
+    What `like` has traced, of another encoder on the same backbone, is not traced again.
+    """
+
+    def __init__(self, instrument: Instrument, store: ArtifactStore, encoder: Encoder, like: "Maps | None" = None) -> None:
         self.instrument, self.encoder = instrument, encoder
         self.setting: Setting = setting_of(instrument, store, encoder)
         self._stored = find_traced(instrument, store)
-        self._traced: dict[int, Float[np.ndarray, "copy patch feature"]] = {}
+        self._traced: dict[int, Float[np.ndarray, "copy patch feature"]] = {} if like is None else like._traced
         self._occluded: dict[int, Embedding] = {}
         self._rollout: dict[int, Float[np.ndarray, "row col"]] = {}
 
     def trace(self, stimuli: Int[np.ndarray, " image"]) -> None:
         """Trace stimuli at once, where nothing is stored; raises BackboneError if the backbone cannot be traced."""
-        if self._stored is None:
+        stimuli = np.setdiff1d(stimuli, list(self._traced))
+        if self._stored is None and len(stimuli):
             start = self.setting.averages().tokens
             if start is None:
                 raise BackboneError(f"Backbone '{self.setting.encoder.backbone.name}' cannot be traced; use the decomposition.")

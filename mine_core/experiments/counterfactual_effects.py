@@ -16,6 +16,7 @@ from mine_core.experiments.attribution_curves import difference
 from mine_core.experiments.planted import truth_of
 from mine_core.experiments.planted_edits import true_shift
 from mine_core.experiments.planted_words import planted_words
+from mine_core.experiments.voxel_faithfulness import images_to_test
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.explain import ranked_images
 from mine_core.instrument.second import SecondEncoder, build_second
@@ -26,7 +27,7 @@ from mine_core.statistics import false_discovery_rate
 from mine_core.subjects.phantom.truth import PlantedTruth
 from mine_core.types import OnProgress
 
-N_VOXELS, N_CONFOUNDED, N_IMAGES, N_CANDIDATES = 40, 20, 2, 40
+N_VOXELS, N_CONFOUNDED, N_IMAGES, AMONG = 40, 20, 2, 800
 N_TRIED, N_TESTED, LEAST_TESTED = 5, 6, 3
 LEVEL = 0.05
 STILL = 0.2  # SD: what controls may move on average
@@ -70,11 +71,11 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     refused = 0
     for number, voxel in enumerate(voxels):
         on_progress(number, len(voxels), "editing what each voxel wants")
-        for stimulus in _held_out(instrument, voxel, "top"):
+        for stimulus in images_to_test(instrument, voxel, N_IMAGES).tolist():
             tried = _try(instrument, truth, EditRequest("remove", voxel, stimulus), second)
             removed += [tried] if tried else []
             refused += tried is None
-        for stimulus in _held_out(instrument, voxel, "middle"):
+        for stimulus in _middling(instrument, voxel, N_IMAGES, AMONG):
             tried = _try(instrument, truth, EditRequest("insert", voxel, stimulus, words[voxel]), second)
             inserted += [tried] if tried else []
             refused += tried is None
@@ -119,10 +120,10 @@ def _things(instrument: Instrument) -> set[str]:
     return {concept.name for concept in CONCEPTS} & set(instrument.vocabulary.words)
 
 
-def _held_out(instrument: Instrument, voxel: int, order: Any) -> list[int]:
-    """The first held-out stimuli of an order."""
-    ranked = ranked_images(instrument, voxel, order, len(instrument.subject.stimuli) if order == "top" else 20 * N_CANDIDATES)
-    return [int(stimulus) for stimulus in ranked if instrument.held_out[stimulus]][:N_IMAGES]
+def _middling(instrument: Instrument, voxel: int, n: int, among: int) -> list[int]:
+    """The first `n` held-out stimuli of those in the middle by predicted response."""
+    ranked = ranked_images(instrument, voxel, "middle", among)
+    return [int(stimulus) for stimulus in ranked if instrument.held_out[stimulus]][:n]
 
 
 def _try(instrument: Instrument, truth: PlantedTruth, request: EditRequest, second: SecondEncoder | None) -> Tried | None:
@@ -186,18 +187,17 @@ def _agreement(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, A
     for _ in range(1000):
         rows = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
         drawn.append(np.corrcoef(predicted[rows], true[rows])[0, 1])
-    same = [np.sign(item.truth) for item in known]
     within = {
         name: float(np.corrcoef(predicted[rows], true[rows])[0, 1])
         for name, sign in (("removals", -1), ("insertions", 1))
-        if (rows := np.array([item.trial.shift is not None and _direction(item) == sign for item in known])).sum() > 2
+        if (rows := np.array([_direction(item) == sign for item in known])).sum() > 2
     }
     return entry | {
         "r": float(np.corrcoef(predicted, true)[0, 1]),
         "interval": [float(end) for end in np.quantile(drawn, [0.025, 0.975])],
         "null_r": float(np.corrcoef(predicted, rng.permutation(true))[0, 1]),
         "within": within,
-        "same_sign": float(np.mean([np.sign(item.shift) == sign for item, sign in zip(known, same, strict=True)])),
+        "same_sign": float(np.mean(np.sign(predicted) == np.sign(true))),
     }
 
 
@@ -282,7 +282,7 @@ def causal_things(instrument: Instrument, voxel: int, words: Sequence[str]) -> t
     images) of (own shift beyond the mean control - half of the best word's) is above 0. Edits that the backbone does not
     recognise are left out.
     """
-    stimuli = [int(s) for s in ranked_images(instrument, voxel, "middle", 20 * N_TESTED) if instrument.held_out[s]][:N_TESTED]
+    stimuli = _middling(instrument, voxel, N_TESTED, 20 * N_TESTED)
     effects = np.array([[_beyond_controls(instrument, voxel, word, stimulus) for word in words] for stimulus in stimuli])
     effects = effects.reshape(len(stimuli), len(words))
     enough = np.isfinite(effects).sum(axis=0) >= LEAST_TESTED

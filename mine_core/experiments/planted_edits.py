@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
-from jaxtyping import Bool
 
+from mine_core.subjects.phantom.responses import signal_scale
 from mine_core.subjects.phantom.scenes.concepts import CONCEPT_INDEX
 from mine_core.subjects.phantom.scenes.graph import Scene, SceneObject
 from mine_core.subjects.phantom.truth import PlantedTruth, drive, object_masks, scene_of
@@ -36,11 +37,8 @@ def true_shift(truth: PlantedTruth, stimulus: str, edit: ImageEdit, voxel: int) 
 
 def _in_sd(truth: PlantedTruth, before: Scene, after: Scene, voxel: int) -> float:
     chosen = np.array([voxel])
-    ncsnr = float(truth.ncsnr[voxel])
-    if ncsnr <= 0:
-        return 0.0
-    scale = ncsnr / np.sqrt(ncsnr**2 + 1 / 3)  # SD of the signal in the units of responses
-    return float((drive(after, truth, chosen) - drive(before, truth, chosen))[0] / scale)
+    scale = float(signal_scale(truth.ncsnr[chosen])[0])
+    return float((drive(after, truth, chosen) - drive(before, truth, chosen))[0] / scale) if scale > 0 else 0.0
 
 
 def _inserted(edit: ImageEdit) -> SceneObject | None:
@@ -51,12 +49,6 @@ def _inserted(edit: ImageEdit) -> SceneObject | None:
     drawn = [item for item in scene_of(source).objects if item.concept == word]
     if len(drawn) != 1:
         return None
-    top, left, bottom, right = _box(edit.edit_mask)
+    left, top, wide, tall = cv2.boundingRect(edit.edit_mask.astype(np.uint8))
     side = len(edit.edit_mask)
-    x, y = (left + right) / 2 / side, (top + bottom) / 2 / side
-    return replace(drawn[0], x=float(x), y=float(y), size=float(max(bottom - top, right - left) / side))
-
-
-def _box(region: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int]:
-    rows, cols = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1
+    return replace(drawn[0], x=(left + wide / 2) / side, y=(top + tall / 2) / side, size=max(tall, wide) / side)

@@ -5,8 +5,7 @@ Nothing here is part of the build of an instrument: it takes minutes and is made
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -29,7 +28,7 @@ from mine_core.dictionary.persist import UsedColumns, load_columns, load_matches
 from mine_core.dictionary.tokens import LayerTokens, load_layers
 from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.regions import known_group
-from mine_core.instrument.stages import RIDGE_CODE, SCORING_CODE, Run, Stage, encoding_stages
+from mine_core.instrument.stages import RIDGE_CODE, SCORING_CODE, Run, Stage, encoding_stages, find_maker
 from mine_core.instrument.subjects import PHANTOM, custom_artifact
 from mine_core.types import IsCancelled, OnProgress
 
@@ -39,7 +38,8 @@ PATCHES = {"expansion": 4, "active": 16, "epochs": 3}
 POOLED = {"expansion": 2, "active": 16, "epochs": 60, "tokens_per_step": 128}
 TRAINING_CODE = ("dictionary/autoencoder.py", "dictionary/training.py", "dictionary/quality.py")
 MATCHING_CODE = ("dictionary/matching.py", "dictionary/activations.py", "dictionary/persist.py", *SCORING_CODE)
-MAKERS = "instrument/dictionary_makers.py"
+WHERE: Final = "dictionary_makers"
+MAKERS = f"instrument/{WHERE}.py"
 EARLY = ("V1", "V2", "V3", "hV4")
 LAST_STAGE = len(EARLY)
 LARGEST_Q = 0.05
@@ -79,7 +79,7 @@ def dictionary_stages(config: InstrumentConfig, store: ArtifactStore) -> list[St
     before = encoding_stages(config, store)[:-1]
     features = before[-1].recipe.key
     read = Recipe("layers", {}, (features,), code_version("dictionary/tokens.py", "backbones/layers.py"))
-    stages = [*before, Stage("layers", read, 50, "Reading the layers of the backbone", _maker("layers", config))]
+    stages = [*before, Stage("layers", read, 50, "Reading the layers of the backbone", find_maker("layers", config, WHERE))]
     for tokens in TOKEN_KINDS:
         for kind in KINDS:
             stages += [_training_stage(store, read, tokens, kind, seed) for seed in SEEDS]
@@ -87,7 +87,7 @@ def dictionary_stages(config: InstrumentConfig, store: ArtifactStore) -> list[St
         stages += [_matching_stage(config, store, read, tokens, kind) for kind in KINDS]
     code = code_version("dictionary/hierarchy.py", *RIDGE_CODE, MAKERS)
     preference = Recipe("layer_preference", {"n_permutations": config.n_permutations}, (read.key,), code)
-    return [*stages, Stage("preference", preference, 60, "Predicting voxels from every layer", _maker("preference", config))]
+    return [*stages, Stage("preference", preference, 60, "Predicting voxels from every layer", find_maker("preference", config, WHERE))]
 
 
 def page_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
@@ -114,27 +114,15 @@ def _training_stage(store: ArtifactStore, read: Recipe, tokens: TokenKind, kind:
     scratch = store.root / "unfinished" / recipe.key
     title = f"Training sparse autoencoders of {tokens} tokens ({kind}, seed {seed})"
     weight = 60 if tokens == "patch" else 15
-    return Stage(stage_name(tokens, kind, seed), recipe, weight, title, _maker("autoencoders", (settings, tokens, scratch)))
+    return Stage(stage_name(tokens, kind, seed), recipe, weight, title, find_maker("autoencoders", (settings, tokens, scratch), WHERE))
 
 
 def _matching_stage(config: InstrumentConfig, store: ArtifactStore, read: Recipe, tokens: TokenKind, kind: Kind) -> Stage:
     trained = _training_stage(store, read, tokens, kind, SEEDS[0])
     settings = {"n_permutations": config.n_permutations}
     recipe = Recipe("matches", settings, (trained.recipe.key,), code_version(*MATCHING_CODE, MAKERS))
-    make = _maker("matches", (tokens, trained.name, config.n_permutations))
+    make = find_maker("matches", (tokens, trained.name, config.n_permutations), WHERE)
     return Stage(match_name(tokens, kind), recipe, 30, f"Matching units of {tokens} tokens ({kind}) to voxels", make)
-
-
-def _maker(name: str, given: Any) -> Any:
-    """Find a maker when it is needed: it pulls in torch."""
-
-    def make(directory: Path, made: Mapping[str, Artifact], on_progress: OnProgress, cancelled: IsCancelled) -> dict[str, Any] | None:
-        from mine_core.instrument import dictionary_makers
-        from mine_core.instrument.makers import Work
-
-        return getattr(dictionary_makers, name)(given)(Work(directory, made, on_progress, cancelled))
-
-    return make
 
 
 def build_dictionary(

@@ -58,10 +58,10 @@ def stages_of(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     captions = Recipe("captions", {}, (features.key,), code_version("backbones/captioning.py"))
     return [
         *before,
-        Stage("words", words, 15, "Scoring words for every voxel", _maker("words", config)),
-        Stage("evidence", evidence, 5, "Looking for every word in every image", _maker("evidence", config, "word_makers")),
-        Stage("contrast", contrast, 10, "Measuring contrast", _maker("contrast", config, "word_makers")),
-        Stage("captions", captions, 15, "Writing captions", _maker("captions", config)),
+        Stage("words", words, 15, "Scoring words for every voxel", find_maker("words", config)),
+        Stage("evidence", evidence, 5, "Looking for every word in every image", find_maker("evidence", config, "word_makers")),
+        Stage("contrast", contrast, 10, "Measuring contrast", find_maker("contrast", config, "word_makers")),
+        Stage("captions", captions, 15, "Writing captions", find_maker("captions", config)),
     ]
 
 
@@ -83,8 +83,8 @@ def encoding_stages(config: InstrumentConfig, store: ArtifactStore, fit_on: FitO
     )
     return [
         *before,
-        Stage("features", features, 20, "Embedding the stimuli", _maker("features", config)),
-        Stage("encoding", encoding, 15, "Fitting and scoring the encoding model", _maker("encoding", (config, fit_on))),
+        Stage("features", features, 20, "Embedding the stimuli", find_maker("features", config)),
+        Stage("encoding", encoding, 15, "Fitting and scoring the encoding model", find_maker("encoding", (config, fit_on))),
     ]
 
 
@@ -92,8 +92,8 @@ def _phantom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stag
     cortex = s1_recipe()
     subject = Recipe("subject", {"name": "phantom", "seed": config.seed}, (cortex.key,), code_version("subjects/phantom"))
     return [
-        Stage("cortex", cortex, 15, "Flattening the cortex", _maker("cortex", store)),
-        Stage("subject", subject, 35, "Rendering scenes and simulating responses", _maker("phantom", config)),
+        Stage("cortex", cortex, 15, "Flattening the cortex", find_maker("cortex", store)),
+        Stage("subject", subject, 35, "Rendering scenes and simulating responses", find_maker("phantom", config)),
     ]
 
 
@@ -102,16 +102,17 @@ def _custom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage
     settings = found.manifest["config"]
     if settings.get("space") == "func1pt8mm":
         code = code_version("cortex/slices.py", "instrument/layouts.py")
-        return [Stage("cortex", Recipe("slices", {}, (found.key,), code), 5, "Laying out slices", _maker("slices", found, "layouts"))]
+        recipe = Recipe("slices", {}, (found.key,), code)
+        return [Stage("cortex", recipe, 5, "Laying out slices", find_maker("slices", found, "layouts"))]
     if settings.get("space") == "fsaverage":
         code = code_version("cortex/fsaverage.py", "instrument/layouts.py")
         recipe = Recipe("surface", {}, (found.key,), code)
-        return [Stage("cortex", recipe, 5, "Laying the average surface flat", _maker("surface", found, "layouts"))]
+        return [Stage("cortex", recipe, 5, "Laying the average surface flat", find_maker("surface", found, "layouts"))]
     layout = Recipe("layout", {}, (found.key,), code_version("cortex/layout.py", "instrument/makers.py"))
-    return [Stage("cortex", layout, 5, "Laying out units by similarity", _maker("layout", found))]
+    return [Stage("cortex", layout, 5, "Laying out units by similarity", find_maker("layout", found))]
 
 
-def _maker(name: str, given: Any, where: Literal["makers", "layouts", "word_makers"] = "makers") -> Make:
+def find_maker(name: str, given: Any, where: Literal["makers", "layouts", "word_makers", "dictionary_makers"] = "makers") -> Make:
     """Find a maker when it is needed: opening what is in the store must not wait for the libraries that make it."""
 
     def make(directory: Path, made: Made, on_progress: OnProgress, cancelled: IsCancelled) -> dict[str, Any] | None:

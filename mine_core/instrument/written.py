@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ KEY_VARIABLE = "MINE_WRITER_KEY"
 TITLE = "Asking the language model"
 # Tables asked for at once, and refusals one after another that end a batch: the server is not what was meant.
 AT_ONCE, MOST_REFUSED = 4, 8
-FIELDS = ("primary_content", "scene_context", "visual_attributes", "semantic_categories", "confidence_note")
+FIELDS = tuple(field.name for field in fields(WrittenProfile))
 
 
 def answers_folder(store: ArtifactStore) -> Path:

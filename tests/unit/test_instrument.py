@@ -1,6 +1,5 @@
 """The instrument as a whole: built once, resumed where it stopped, and every answer equal to one computed by hand."""
 
-import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig
@@ -18,7 +16,6 @@ from mine_core.instrument import Instrument, build_instrument, is_built, open_in
 from mine_core.instrument.build import summary
 from mine_core.instrument.explain import explain_images, explain_voxel, ranked_images
 from mine_core.instrument.instrument import Lazy
-from mine_core.instrument.photograph import open_photograph
 from mine_core.instrument.stages import stages_of
 from mine_core.instrument.subjects import custom_artifact, import_into, known_subjects, subject_of
 from mine_core.instrument.trials import EditRequest, driving_region, exemplars_of, insertable_words, run_trial
@@ -359,39 +356,6 @@ def test_what_a_voxel_wants_is_offered_first(instrument: Instrument) -> None:
     wanted = [word for word in instrument.words.description(5).phrases if word in words]
     assert words[: len(wanted)] == wanted and len(set(words)) == len(words)
     assert {"dog", "tree", "car"} <= set(words) and not {"red", "small", "at the left"} & set(words)
-
-
-def photograph(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def test_a_stimulus_given_as_a_photograph_is_embedded_as_the_stimulus_was(instrument: Instrument) -> None:
-    image = np.asarray(instrument.subject.stimuli.images[100])
-    found = open_photograph(instrument, photograph(image))
-    np.testing.assert_array_equal(found.image, image)
-    np.testing.assert_allclose(found.pooled, instrument.features.pooled[100], atol=2e-4)
-    assert found.caption == instrument.captions[100]
-    assert 0 <= found.unlikeness <= 100
-
-
-def test_a_photograph_is_cut_to_a_square_and_noise_is_unlike_every_stimulus(instrument: Instrument) -> None:
-    noise = np.random.default_rng(5).integers(0, 256, (60, 200, 3), dtype=np.uint8)
-    found = open_photograph(instrument, photograph(noise))
-    assert found.image.shape == (96, 96, 3)
-    assert found.unlikeness == 100
-    assert len(found.features.stimulus_ids) == 1
-
-
-def test_what_is_no_photograph_is_refused_before_the_backbone_is_asked(instrument: Instrument) -> None:
-    def never() -> Any:
-        raise AssertionError("the backbone was loaded")
-
-    closed = replace(instrument, backbone=Lazy(never))
-    for content in (b"", b"<svg/>", photograph(np.zeros((40, 40, 3), np.uint8))[:60]):
-        with pytest.raises(SubjectError):
-            open_photograph(closed, content)
 
 
 def test_something_heavy_is_made_when_asked_for_and_once() -> None:
