@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from mine_core.errors import EncodingError
-from mine_core.statistics import permutation_p
+from mine_core.statistics import false_discovery_rate, permutation_p
 
 LEAST_VOXELS = 10
 
@@ -17,10 +17,13 @@ class Consistency:
     """Chance that two voxels of a region have the same unit, its mean over regions, and what labels dealt anew give.
 
     `p_exchanged` deals the voxels' labels at random; `p_shifted` moves all labels along the order of the voxels, which leaves
-    neighbours beside each other, as neighbours are alike whatever region they are in.
+    neighbours beside each other, as neighbours are alike whatever region they are in. `chance` and `q` are of each region: the mean
+    over moved labels, and Benjamini and Hochberg's q over regions of the p against them.
     """
 
     shared: Mapping[str, float]
+    chance: Mapping[str, float]
+    q: Mapping[str, float]
     mean: float
     exchanged: float
     shifted: float
@@ -65,23 +68,26 @@ def region_consistency(
     members = {name: found for name, found in members.items() if len(found) >= LEAST_VOXELS}
     if not members:
         raise EncodingError(f"No region has {LEAST_VOXELS} matched voxels; consistency needs one.")
-    observed = {name: sharing(unit[found]) for name, found in members.items()}
-    mean = float(np.mean(list(observed.values())))
+    observed = np.array([sharing(unit[found]) for found in members.values()])
     places = np.flatnonzero(matched)
-    rank = {name: np.searchsorted(places, found) for name, found in members.items()}
-    exchanged = np.array([_mean(unit, places[rng.permutation(len(places))], rank) for _ in range(n_permutations)])
+    rank = [np.searchsorted(places, found) for found in members.values()]
+    exchanged = np.array([_sharing(unit, places[rng.permutation(len(places))], rank) for _ in range(n_permutations)])
     shifts = rng.integers(1, len(places), n_permutations) if len(places) > 1 else np.zeros(n_permutations, int)
-    shifted = np.array([_mean(unit, np.roll(places, shift), rank) for shift in shifts])
+    shifted = np.array([_sharing(unit, np.roll(places, shift), rank) for shift in shifts])
+    mean = observed.mean(keepdims=True)
+    q = false_discovery_rate(permutation_p(observed, shifted))
     return Consistency(
-        shared=observed,
-        mean=mean,
+        shared=dict(zip(members, observed.tolist(), strict=True)),
+        chance=dict(zip(members, shifted.mean(axis=0).tolist(), strict=True)),
+        q=dict(zip(members, q.tolist(), strict=True)),
+        mean=float(mean[0]),
         exchanged=float(exchanged.mean()),
         shifted=float(shifted.mean()),
-        p_exchanged=float(permutation_p(np.array([mean]), exchanged[:, None])[0]),
-        p_shifted=float(permutation_p(np.array([mean]), shifted[:, None])[0]),
+        p_exchanged=float(permutation_p(mean, exchanged.mean(axis=1, keepdims=True))[0]),
+        p_shifted=float(permutation_p(mean, shifted.mean(axis=1, keepdims=True))[0]),
         n_voxels=len(places),
     )
 
 
-def _mean(unit: Int[np.ndarray, " voxel"], dealt: Int[np.ndarray, " place"], rank: Mapping[str, Int[np.ndarray, " member"]]) -> float:
-    return float(np.mean([sharing(unit[dealt[found]]) for found in rank.values()]))
+def _sharing(unit: Int[np.ndarray, " voxel"], dealt: Int[np.ndarray, " place"], rank: list[Int[np.ndarray, " member"]]) -> list[float]:
+    return [sharing(unit[dealt[found]]) for found in rank]

@@ -11,7 +11,6 @@ from scipy import stats
 from mine_core.artifacts import Artifact, ArtifactStore
 from mine_core.config import InstrumentConfig
 from mine_core.dictionary.autoencoder import KINDS, TOKEN_KINDS, Kind, TokenKind, load_autoencoder
-from mine_core.dictionary.consistency import region_consistency
 from mine_core.dictionary.hierarchy import (
     depth_correlation,
     depth_difference,
@@ -19,7 +18,6 @@ from mine_core.dictionary.hierarchy import (
     layer_matrix,
     monotony,
 )
-from mine_core.dictionary.matching import assign_one_to_one
 from mine_core.dictionary.quality import stability
 from mine_core.errors import MineError
 from mine_core.experiments.planted import truth_of
@@ -32,15 +30,13 @@ from mine_core.instrument.dictionary import (
     regions_of,
     stage_name,
     stages_of_path,
-    unit_numbers,
-    whole_similarity,
 )
+from mine_core.instrument.dictionary_regions import sharing_of_regions, units_of_region
 from mine_core.statistics import bootstrap_mean_interval
 from mine_core.subjects.phantom.truth import PlantedTruth
 from mine_core.types import OnProgress
 
-SEED, N_PERMUTATIONS, N_SHUFFLES = 31, 1000, 200
-MOST_ASSIGNED = 2000  # voxels of a region that are assigned units one to one
+SEED, N_SHUFFLES = 31, 200
 
 
 def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
@@ -145,29 +141,26 @@ def _beside_encoder(instrument: Instrument, dictionary: Dictionary, truth: Plant
 
 
 def _consistency(instrument: Instrument, dictionary: Dictionary) -> dict[str, Any] | None:
-    rng = np.random.default_rng(SEED)
     try:
-        found = region_consistency(unit_numbers(dictionary), dictionary.matched, regions_of(instrument), rng, N_PERMUTATIONS)
+        found = sharing_of_regions(instrument, dictionary)
     except MineError:
         return None
-    return asdict(found) | {"shared": dict(found.shared), "times_exchanged": found.mean / found.exchanged if found.exchanged else None}
+    maps = {name: dict(getattr(found, name)) for name in ("shared", "chance", "q")}
+    return asdict(found) | maps | {"times_exchanged": found.mean / found.exchanged if found.exchanged else None}
 
 
 def _assigned(instrument: Instrument, dictionary: Dictionary) -> dict[str, Any]:
-    """Mean held-out r of a region's voxels with their own best unit, and with units given out one to one; whole images alone."""
+    """Mean r of a region's matched voxels with their own best unit and with units given out one to one, in whole images."""
     found = {}
-    for name, inside in regions_of(instrument).items():
-        voxels = np.flatnonzero(inside)
-        if not 2 <= len(voxels) <= MOST_ASSIGNED:
+    for name in regions_of(instrument):
+        try:
+            own, alone = units_of_region(instrument, dictionary, name)
+        except MineError:
             continue
-        chosen, held_out = whole_similarity(instrument, dictionary, voxels)
-        best = chosen.argmax(axis=0)
-        _, _, of_chosen, of_held_out = assign_one_to_one(chosen, held_out)
-        own = held_out[best, np.arange(len(voxels))]
         found[name] = {
-            "n": len(voxels),
-            "own_best": {"chosen": float(chosen.max(axis=0).mean()), "held_out": float(own.mean()), "units": len(np.unique(best))},
-            "one_to_one": {"chosen": float(of_chosen.mean()), "held_out": float(of_held_out.mean()), "units": len(of_chosen)},
+            "n": len(own.voxels),
+            "own_best": {"chosen": float(own.r_chosen.mean()), "held_out": float(own.r_held_out.mean()), "units": own.n_units},
+            "one_to_one": {"chosen": float(alone.r_chosen.mean()), "held_out": float(alone.r_held_out.mean()), "units": alone.n_units},
         }
     return found
 

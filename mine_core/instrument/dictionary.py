@@ -4,7 +4,7 @@ Nothing here is part of the build of an instrument: it takes minutes and is made
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
 from mine_core.config import InstrumentConfig
-from mine_core.description.scoring import standardised
 from mine_core.dictionary.autoencoder import (
     KINDS,
     TOKEN_KINDS,
@@ -25,6 +24,7 @@ from mine_core.dictionary.autoencoder import (
 from mine_core.dictionary.hierarchy import LayerPreference, load_preference
 from mine_core.dictionary.matching import Halves, Matches
 from mine_core.dictionary.persist import UsedColumns, load_columns, load_matches
+from mine_core.dictionary.quality import Quality, Stability, stability
 from mine_core.dictionary.tokens import LayerTokens, load_layers
 from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.regions import known_group
@@ -43,6 +43,7 @@ MAKERS = f"instrument/{WHERE}.py"
 EARLY = ("V1", "V2", "V3", "hV4")
 LAST_STAGE = len(EARLY)
 LARGEST_Q = 0.05
+STABILITY_SEED = 31
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Dictionary:
     whole: tuple[Float[np.ndarray, "stimulus unit"], ...]
     preference: LayerPreference
     preference_q: Float[np.ndarray, " voxel"]
+    quality: tuple[Quality, ...]
     key: str
 
     @property
@@ -178,8 +180,26 @@ def open_dictionary(made: Mapping[str, Artifact], tokens: TokenKind = "patch", k
         whole=tuple(values for _, values in read),
         preference=load_preference(made["preference"].path),
         preference_q=made["preference"].array("q"),
+        quality=read_quality(made[stage_name(tokens, kind, SEEDS[0])]),
         key=matched.key,
     )
+
+
+def read_quality(trained: Artifact) -> tuple[Quality, ...]:
+    """How good the autoencoders of every layer are on validation images."""
+    names = [part.name for part in fields(Quality)]
+    return tuple(Quality(**{name: layer[name] for name in names}) for layer in trained.json("quality"))
+
+
+def stability_of_layers(config: InstrumentConfig, store: ArtifactStore, dictionary: Dictionary) -> tuple[Stability, ...] | None:
+    """Whether autoencoders of another seed hold the same units, layer by layer; None while no second seed has been trained."""
+    stages = {stage.name: stage for stage in dictionary_stages(config, store)}
+    again = store.find(stages[stage_name("patch", "topk", SEEDS[1])].recipe)
+    if again is None:
+        return None
+    others = [load_autoencoder(again.path / f"layer_{layer + 1:02d}") for layer in range(len(dictionary.autoencoders))]
+    pairs = zip(dictionary.autoencoders, others, strict=True)
+    return tuple(stability(one, other, np.random.default_rng(STABILITY_SEED)) for one, other in pairs)
 
 
 def stages_of_path(regions: tuple[str, ...]) -> dict[str, int]:
@@ -201,18 +221,6 @@ def unit_numbers(dictionary: Dictionary) -> Int[np.ndarray, " voxel"]:
     """First unit of every voxel, numbered over all layers; the same unit at two places is one."""
     first = np.concatenate([[0], np.cumsum([autoencoder.n_units for autoencoder in dictionary.autoencoders])])
     return first[dictionary.matches.layer[:, 0]] + dictionary.matches.unit[:, 0]
-
-
-def whole_similarity(
-    instrument: Instrument, dictionary: Dictionary, voxels: Int[np.ndarray, " chosen"]
-) -> tuple[Float[np.ndarray, "unit chosen"], Float[np.ndarray, "unit chosen"]]:
-    """Correlation of every unit of all layers, in whole images, with some voxels: on the half that chooses, and on the other."""
-    found = []
-    for half in (dictionary.halves.choose, dictionary.halves.measure):
-        answers = standardised(np.asarray(instrument.subject.responses.values[half][:, voxels], np.float32))
-        units = [standardised(np.asarray(layer[half], np.float32)).T @ answers for layer in dictionary.whole]
-        found.append(np.concatenate(units))
-    return found[0], found[1]
 
 
 def regions_of(instrument: Instrument) -> dict[str, Bool[np.ndarray, " voxel"]]:

@@ -1,4 +1,4 @@
-"""The part of the Dictionary page that takes a unit out of an image, and says what that does to the voxel's prediction."""
+"""The part of the Layers page that takes a unit out of an image, and says what that does to the voxel's prediction."""
 
 import streamlit as st
 

@@ -15,7 +15,7 @@ PAGES = (
     ("counterfactual", "Counterfactual", "pages/counterfactual.py"),
     ("search", "Search", "pages/search.py"),
     ("regions", "Regions", "pages/regions.py"),
-    ("dictionary", "Dictionary", "pages/dictionary.py"),
+    ("layers", "Layers", "pages/layers.py"),
     ("validation", "Validation", "pages/validation.py"),
     ("data", "Data", "pages/data.py"),
 )

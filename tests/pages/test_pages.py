@@ -19,7 +19,7 @@ PAGES = (
     "pages/counterfactual.py",
     "pages/search.py",
     "pages/regions.py",
-    "pages/dictionary.py",
+    "pages/layers.py",
     "pages/validation.py",
     "pages/data.py",
 )

@@ -1,13 +1,14 @@
 """The dictionary of a small subject: made on demand, goes on where it was stopped, and says of units what can be counted again."""
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from mine_core.dictionary.activations import codes_of
-from mine_core.errors import Cancelled, EditError, SubjectError
+from mine_core.errors import Cancelled, EditError, EncodingError, SubjectError
 from mine_core.experiments import dictionary_accuracy
 from mine_core.instrument.dictionary import (
     build_dictionary,
@@ -16,11 +17,12 @@ from mine_core.instrument.dictionary import (
     open_dictionary,
     page_stages,
     regions_of,
+    stability_of_layers,
     stages_of_path,
     unit_numbers,
-    whole_similarity,
 )
 from mine_core.instrument.dictionary_edits import largest_activation, removal_of_unit, unit_region
+from mine_core.instrument.dictionary_regions import units_of_region
 from mine_core.instrument.dictionary_views import (
     Unit,
     activation,
@@ -149,19 +151,58 @@ def test_a_unit_is_taken_out_by_the_same_machinery_as_any_removal(small, diction
         unit_region(small.instrument, dictionary, quiet, silent)
 
 
-def test_similarity_in_whole_images_and_numbers_of_units(small, dictionary):
-    voxels = np.array([2, 5])
-    chosen, held_out = whole_similarity(small.instrument, dictionary, voxels)
+def test_units_are_numbered_over_all_layers(dictionary):
     n_units = [autoencoder.n_units for autoencoder in dictionary.autoencoders]
-    assert chosen.shape == held_out.shape == (sum(n_units), 2)
-    measure, unit = dictionary.halves.measure, n_units[0] + 7
-    values = np.asarray(dictionary.whole[1][measure, 7], np.float64)
-    if values.std() > 0:
-        truth = stats.pearsonr(values, small.instrument.subject.responses.values[measure, 5])[0]
-        assert held_out[unit, 1] == pytest.approx(truth, abs=1e-4)
-    first = unit_numbers(dictionary)
     layer, unit = dictionary.matches.layer[0, 0], dictionary.matches.unit[0, 0]
-    assert first[0] == sum(n_units[:layer]) + unit
+    assert unit_numbers(dictionary)[0] == sum(n_units[:layer]) + unit
+
+
+def everyone_matched(small, dictionary):
+    """The small subject with one region of six voxels, all of them matched."""
+    voxels = small.instrument.subject.responses.voxels
+    inside = np.arange(len(voxels)) < 6
+    there = replace(voxels, regions=("FFA",), membership=inside[None])
+    subject = replace(small.instrument.subject, responses=replace(small.instrument.subject.responses, voxels=there))
+    sure = replace(dictionary.matches, q=np.zeros(len(voxels)))
+    return replace(small.instrument, subject=subject), replace(dictionary, matches=sure), np.flatnonzero(inside)
+
+
+def test_units_of_a_region_are_the_best_of_each_and_the_best_sum_of_all(small, dictionary):
+    instrument, matched, voxels = everyone_matched(small, dictionary)
+    own, alone = units_of_region(instrument, matched, "FFA")
+    whole = np.concatenate([np.asarray(layer, np.float64) for layer in dictionary.whole], axis=1)
+    answers = np.asarray(instrument.subject.responses.values, np.float64)
+    n_units = [layer.shape[1] for layer in dictionary.whole]
+    number = {"own": own, "alone": alone}
+    for name, found in number.items():
+        column = np.concatenate([[0], np.cumsum(n_units)])[found.layer] + found.unit
+        for half, told in ((dictionary.halves.choose, found.r_chosen), (dictionary.halves.measure, found.r_held_out)):
+            truth = [
+                stats.pearsonr(whole[half, unit], answers[half, voxel])[0] if np.ptp(whole[half, unit]) else 0.0
+                for unit, voxel in zip(column, found.voxels, strict=True)
+            ]
+            assert told == pytest.approx(truth, abs=1e-4), name
+    assert np.array_equal(own.voxels, voxels) and sorted(alone.voxels) == list(voxels)
+    assert alone.n_units == len(voxels) and (own.r_chosen[alone.voxels] >= alone.r_chosen - 1e-6).all()
+    # no exchange of the units of two voxels raises the sum
+    choose = dictionary.halves.choose
+    column = np.concatenate([[0], np.cumsum(n_units)])[alone.layer] + alone.unit
+    r = np.corrcoef(whole[choose][:, column].T, answers[choose][:, alone.voxels].T)[:6, 6:]
+    assert all(r[a, a] + r[b, b] >= r[a, b] + r[b, a] - 1e-6 for a in range(6) for b in range(6))
+    with pytest.raises(EncodingError, match="no region 'V9'"):
+        units_of_region(instrument, matched, "V9")
+    nobody = replace(matched, matches=replace(matched.matches, q=np.ones(len(matched.matches.q))))
+    with pytest.raises(EncodingError, match="FFA has 0 voxels with a unit"):
+        units_of_region(instrument, nobody, "FFA")
+
+
+def test_quality_and_stability_of_every_layer_are_those_that_are_evaluated(small, dictionary):
+    build_dictionary(small.config, small.store)
+    told = dictionary_accuracy.measure(small.config, small.store, lambda *_: None)["autoencoders"]["patch"]["topk"]
+    again = stability_of_layers(small.config, small.store, dictionary)
+    for layer, entry in enumerate(told):
+        assert {name: entry[name] for name in asdict(dictionary.quality[layer])} == asdict(dictionary.quality[layer])
+        assert asdict(again[layer]) == entry["stability"]
 
 
 def test_the_path_knows_early_and_category_regions():
@@ -169,7 +210,7 @@ def test_the_path_knows_early_and_category_regions():
     assert found == {"V1v": 0, "V2": 1, "V3d": 2, "hV4": 3, "FFA-1": 4, "PPA": 4}
 
 
-def test_everything_is_measured_and_written_as_plain_json(small):
+def test_everything_is_measured_and_written_as_plain_json(small, dictionary):
     found = dictionary_accuracy.measure(small.config, small.store, lambda *_: None)
     json.dumps(found, allow_nan=False)
     assert found["planted_depth"] is None and found["n_layers"] == 4
@@ -180,11 +221,13 @@ def test_everything_is_measured_and_written_as_plain_json(small):
             assert all(row["explained"] <= 1 and 0 <= row["dead"] <= 1 and row["stability"]["null"] < 1 for row in rows)
             entry = found["matches"][f"{tokens} {kind}"]
             assert entry["null_voxel_match_rate"] is None and entry["inflation"]["r"] > 0
-    regions = regions_of(small.instrument)
+    regions, matched = regions_of(small.instrument), dictionary.matched
     assert set(found["layers"]["by_region"]) == set(regions)
     for name, inside in regions.items():
         assert sum(found["layers"]["by_region"][name]["share_best"]) == pytest.approx(1)
-        assert found["one_to_one"][name]["one_to_one"]["units"] == inside.sum()
+        n = int((inside & matched).sum())
+        assert (name in found["one_to_one"]) == (n >= 2)
+        assert n < 2 or found["one_to_one"][name]["one_to_one"]["units"] == found["one_to_one"][name]["n"] == n
         own, given = (found["one_to_one"][name][kind]["chosen"] for kind in ("own_best", "one_to_one"))
         assert given <= own + 1e-6
     assert found["layers"]["path"] is None

@@ -166,6 +166,12 @@ def test_regions_that_share_units_are_seen_and_dealt_labels_are_chance():
     found = region_consistency(alike, everyone, regions, rng, 200)
     assert found.mean == pytest.approx(0.2, abs=0.03) and found.exchanged == pytest.approx(0.05, abs=0.01)
     assert found.p_exchanged < 0.01
+    members = [alike[inside] for inside in regions.values()]
+    assert list(found.shared.values()) == pytest.approx([sharing(part) for part in members])
+    assert found.mean == pytest.approx(np.mean([sharing(part) for part in members]))
+    mixed = region_consistency(rng.permutation(alike), everyone, regions, rng, 200)
+    assert max(found.q.values()) < 0.05 < min(mixed.q.values())
+    assert list(mixed.chance.values()) == pytest.approx([0.05] * 4, abs=0.01)
     p = [region_consistency(rng.integers(0, 20, 400), everyone, regions, rng, 99).p_exchanged for _ in range(60)]
     assert stats.kstest(p, "uniform").pvalue > 0.01
     with pytest.raises(EncodingError, match="10 matched voxels"):

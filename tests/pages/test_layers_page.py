@@ -1,4 +1,4 @@
-"""The Dictionary page: an offer where there is none, and a voxel, a unit and an image where there is one."""
+"""The Layers page: an offer where there is none, and a voxel, a unit and an image where there is one."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,13 @@ from streamlit.testing.v1 import AppTest
 from test_pages import opened, texts
 from unit.conftest import Small, small  # noqa: F401
 
+from mine_core.instrument import dictionary_regions
 from mine_core.instrument.dictionary import Dictionary, build_dictionary, open_dictionary
 from mine_core.ui import dictionary as page
+from mine_core.ui import dictionary_trust as trust
 from mine_core.ui import resources
 
-PAGE = "pages/dictionary.py"
+PAGE = "pages/layers.py"
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,26 @@ def test_regions_stand_beside_their_layers_and_a_path_that_is_none_is_not_tested
     shown = texts(shown_page())
     assert "mean best layer, 95 % interval" in shown
     assert "is not tested: 0 regions of 0 stages are known" in shown
+
+
+def test_autoencoders_are_shown_with_what_shuffled_tokens_give(made):
+    app = shown_page()
+    table = app.dataframe[-1].value
+    assert list(table["layer"]) == [1, 2, 3, 4]
+    assert list(table["variance kept"]) == pytest.approx([part.explained for part in made.quality], abs=6e-4)
+    assert (table["variance kept"] > table["of shuffled tokens"]).all()
+
+
+def test_a_region_gives_its_units_each_its_own_or_one_to_a_voxel(made, small, monkeypatch):  # noqa: F811
+    voxels = small.instrument.subject.responses.voxels
+    regions = {"FFA": np.arange(len(voxels)) < 40}
+    monkeypatch.setattr(trust, "regions_of", lambda _: regions)
+    monkeypatch.setattr(dictionary_regions, "regions_of", lambda _: regions)
+    n = int((made.matched & regions["FFA"]).sum())
+    app = shown_page()
+    assert not app.exception
+    own = next(frame.value for frame in app.dataframe if list(frame.value.columns)[0] == "voxel")
+    app.radio("dictionary_given").set_value(trust.ALONE).run()
+    alone = next(frame.value for frame in app.dataframe if list(frame.value.columns)[0] == "voxel")
+    assert len(own) == n and not alone.duplicated(["layer", "unit"]).any()
+    assert "a voxel loses" in texts(app)

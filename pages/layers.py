@@ -1,9 +1,9 @@
-"""Dictionary: which layer of the model is this voxel like, and which of its units?"""
+"""Layers: which layer of the model is this voxel like, and which of its units?"""
 
 import streamlit as st
 
 from mine_core.errors import MineError
-from mine_core.ui import dictionary, dictionary_edit
+from mine_core.ui import dictionary, dictionary_edit, dictionary_trust, layers
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -16,17 +16,24 @@ except MineError as refusal:
 
 left, right = st.columns([6, 5], gap="medium")
 with left:
-    dictionary.cortex(view, instrument, found, unit)
+    layers.cortex(view, instrument, found, unit)
 with right:
-    dictionary.voxel_number(view, instrument)
-    dictionary.voxel_layers(view, instrument, found)
+    layers.voxel_number(view, instrument)
+    layers.voxel_layers(view, instrument, found)
 dictionary.voxel_units(view, instrument, found, unit)
 st.divider()
 dictionary.unit_images(view, instrument, found, unit)
 dictionary_edit.without_unit(view, instrument, found, unit)
 st.divider()
 st.subheader("Regions and layers", anchor=False)
-dictionary.regions_and_layers(instrument, found)
+layers.regions_and_layers(instrument, found)
+st.divider()
+st.subheader("Regions and units", anchor=False)
+dictionary_trust.units_of_one_region(view, instrument, found)
+dictionary_trust.shared_units(instrument, found)
 st.divider()
 st.subheader("One image through the layers", anchor=False)
-dictionary.through_layers(view, instrument, found)
+layers.through_layers(view, instrument, found)
+st.divider()
+st.subheader("How good the autoencoders are", anchor=False)
+dictionary_trust.autoencoders(instrument, found)
