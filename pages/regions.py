@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import regions
+from mine_core.ui import faithfulness, regions
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -12,3 +12,6 @@ if regions.categories(instrument):
     st.divider()
     st.subheader("Fine structure", anchor=False)
     regions.one_region(view, instrument)
+    st.divider()
+    st.subheader("Can the heatmaps be trusted here?", anchor=False)
+    faithfulness.regions(view, instrument)

@@ -79,6 +79,21 @@ def occlusion_change(
     return encode(image[None])[0] - altered
 
 
+def occlusion_values(
+    model: EncodingModel, changes: Float[np.ndarray, "image patch feature"], voxel: int
+) -> Float[np.ndarray, "image row col"]:
+    """Occlusion maps of one voxel from what images' embeddings lose with each patch, in the units of the responses, float32.
+
+    Raises BackboneError if the changes are not of the model's backbone.
+    """
+    rows, cols = model.backbone.grid
+    wanted = (rows * cols, len(model.coef))
+    if changes.shape[1:] != wanted:
+        raise BackboneError(f"Changes of shape {changes.shape[1:]} were given; the backbone '{model.backbone.name}' has {wanted}.")
+    values = np.asarray(changes, np.float32) @ np.asarray(model.coef[:, voxel], np.float32)
+    return values.reshape(len(changes), rows, cols)
+
+
 def attribute_scene(setting: Setting, scene: Scene, voxels: Int[np.ndarray, " chosen"]) -> PatchAttribution:
     """Attribute by replacing one patch after another: values[v, p] = prediction[v] - prediction[v] without patch p.
 

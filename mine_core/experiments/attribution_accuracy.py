@@ -37,6 +37,7 @@ from mine_core.experiments.attribution_pointing import (
 from mine_core.experiments.planted import truth_of
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.encoders import open_encoders
+from mine_core.subjects.phantom.truth import PlantedTruth
 from mine_core.types import OnProgress
 
 REPLACEMENTS: tuple[ReplacementName, ...] = ("mean", "blur", "inpainting")
@@ -56,16 +57,27 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
 
     Curves: at most 6 reliable voxels a region, each with one of the 32 images that it is predicted to answer by at least 1 SD
     more than the average image; by region, for the default alone, at most 30 voxels with one of 96 images. All intervals
-    resample images (those of sufficiency resample voxels).
+    resample images (those of sufficiency resample voxels). Of a subject without planted answers, curves, tokens and agreement alone.
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
-    truth, rng = truth_of(instrument), np.random.default_rng(5)
-    pairs = planted_pairs(instrument, truth, rng)
-    pool = pool_of(pairs, N_POOL, rng)
+    truth = None if instrument.truth_path is None else truth_of(instrument)
+    rng, test = np.random.default_rng(5), instrument.subject.splits.test.tolist()
+    pairs = [] if truth is None else planted_pairs(instrument, truth, rng)
+    spoken_of = [pair.stimulus for pair in pairs] or test
+    pool = pool_of(spoken_of, N_POOL, rng)
     maps, results = Maps(instrument, store, instrument.model), dict[str, Any]()
     for kind, encoder in open_encoders(instrument, store).items():
-        results[kind] = _encoder(Maps(instrument, store, encoder, like=maps), pairs, pool, on_progress)
-    default = _default(maps)
+        results[kind] = _encoder(Maps(instrument, store, encoder, like=maps), pairs, spoken_of, pool, on_progress)
+    found: dict[str, Any] = {"subject": instrument.subject.name, "backbone": config.backbone}
+    found |= {"method": _default(maps), "encoders": results}
+    if truth is not None:
+        found |= _beside_truth(maps, truth, pairs, rng)
+    return found | {"completeness_error_max": _completeness(instrument, rng)}
+
+
+def _beside_truth(maps: Maps, truth: PlantedTruth, pairs: Sequence[Planted], rng: np.random.Generator) -> dict[str, Any]:
+    """The default's heatmaps beside what was planted, over all pairs."""
+    instrument, default = maps.instrument, _default(maps)
     train = np.sort(rng.permutation(instrument.subject.splits.train)[:N_FIELD_IMAGES])
     if default == DEFAULT:
         maps.trace(np.concatenate([instrument.subject.splits.test, train]))
@@ -73,17 +85,12 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     by_pair = {(pair.stimulus, pair.voxel): pair.stranger for pair in pairs}
     alien = score_pairs(pairs, lambda stimulus, voxel: maps.of(default, stimulus, by_pair[stimulus, voxel]))
     return {
-        "subject": instrument.subject.name,
-        "backbone": config.backbone,
         "localisation": instrument.features.backbone.supervision,
-        "method": default,
         "n_voxels": len({pair.voxel for pair in pairs}),
         **pointing_entry(pairs, scored, instrument.reliable, rng),
         "pointing_game_of_another_voxel": float(alien.hit.mean()),
         **breakdown(instrument, truth, pairs, scored),
         "receptive_field_error": receptive_field_error(instrument, truth, partial(maps.of, default), train, rng),
-        "completeness_error_max": _completeness(instrument, rng),
-        "encoders": results,
     }
 
 
@@ -91,7 +98,9 @@ def _default(maps: Maps) -> MethodName:
     return DEFAULT if maps.setting.averages().tokens is not None else STAND_IN
 
 
-def _encoder(maps: Maps, pairs: Sequence[Planted], pool: np.ndarray, on_progress: OnProgress) -> dict[str, Any]:
+def _encoder(
+    maps: Maps, pairs: Sequence[Planted], spoken_of: Sequence[int], pool: np.ndarray, on_progress: OnProgress
+) -> dict[str, Any]:
     """All methods of one encoder on the same sample."""
     rng, instrument, encoder = np.random.default_rng(6), maps.instrument, maps.encoder
     able = [name for name in METHODS if encoder.kind in METHODS[name].encoders and not _refuses(maps, name, pool)]
@@ -103,7 +112,7 @@ def _encoder(maps: Maps, pairs: Sequence[Planted], pool: np.ndarray, on_progress
         name: np.flatnonzero(inside & instrument.reliable) for name, inside in zip(regions.regions, regions.membership, strict=True)
     }
     sample = sample_pairs(maps, pool, members, N_REGION, rng)
-    wide = sample_pairs(maps, pool_of(pairs, N_WIDE_POOL, rng), members, N_REGION_DEFAULT, rng)
+    wide = sample_pairs(maps, pool_of(spoken_of, N_WIDE_POOL, rng), members, N_REGION_DEFAULT, rng)
     near = [pair for pair in pairs if pair.stimulus in set(pool.tolist()) and instrument.reliable[pair.voxel]]
     curves = Curves(maps, rng)
     shuffled = forgetful(maps, instrument) if maps.setting.averages().tokens is not None else None

@@ -12,7 +12,7 @@ from mine_core.attribution.traced import coarse_values, trace_images, traced_val
 from mine_core.backbones.base import Embedding
 from mine_core.errors import BackboneError
 from mine_core.instrument import Instrument
-from mine_core.instrument.attributions import find_traced, scene_of, setting_of
+from mine_core.instrument.attributions import find_prepared, scene_of, setting_of
 from mine_core.types import EncodingModel
 
 
@@ -25,7 +25,7 @@ class Maps:
     def __init__(self, instrument: Instrument, store: ArtifactStore, encoder: Encoder, like: "Maps | None" = None) -> None:
         self.instrument, self.encoder = instrument, encoder
         self.setting: Setting = setting_of(instrument, store, encoder)
-        self._stored = find_traced(instrument, store)
+        self._stored = find_prepared(instrument, store, "traced")
         self._traced: dict[int, Float[np.ndarray, "copy patch feature"]] = {} if like is None else like._traced
         self._occluded: dict[int, Embedding] = {}
         self._rollout: dict[int, Float[np.ndarray, "row col"]] = {}

@@ -70,7 +70,7 @@ def pointing_entry(
 ) -> dict[str, Any]:
     """Hits, chance and mass: over all pairs, reliable voxels, and reliable voxels with small objects; intervals resample images."""
     stimuli = np.array([pair.stimulus for pair in pairs])
-    sure = np.array([bool(reliable[pair.voxel]) for pair in pairs])
+    sure = np.array([bool(reliable[pair.voxel]) for pair in pairs], bool)
     small = sure & (scored.area < SMALL)
     return {
         **_summary(scored, np.ones(len(pairs), bool), stimuli, rng),
@@ -179,6 +179,6 @@ def _median_interval(values: Float[np.ndarray, " voxel"], rng: np.random.Generat
     return [float(end) for end in np.quantile(drawn, [0.025, 0.975])]
 
 
-def pool_of(pairs: Sequence[Planted], n: int, rng: np.random.Generator) -> Int[np.ndarray, " image"]:
-    """A fixed modest set of the stimuli that pairs speak of."""
-    return np.sort(rng.permutation(np.unique([pair.stimulus for pair in pairs]))[:n])
+def pool_of(stimuli: Sequence[int], n: int, rng: np.random.Generator) -> Int[np.ndarray, " image"]:
+    """A fixed modest set of stimuli."""
+    return np.sort(rng.permutation(np.unique(stimuli))[:n])

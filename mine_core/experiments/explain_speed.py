@@ -12,7 +12,7 @@ from mine_core.config import InstrumentConfig
 from mine_core.errors import BackboneError
 from mine_core.experiments.synthetic_subject import Size, synthetic_subject
 from mine_core.instrument import Instrument, build_instrument
-from mine_core.instrument.attributions import Traced, build_traced
+from mine_core.instrument.attributions import Prepared, build_prepared
 from mine_core.instrument.explain import explain_voxel
 from mine_core.types import OnProgress
 
@@ -65,14 +65,14 @@ def measure_synthetic(store: ArtifactStore, on_progress: OnProgress, size: Size 
     }
 
 
-def _traced(instrument: Instrument, store: ArtifactStore, on_progress: OnProgress) -> Traced | None:
+def _traced(instrument: Instrument, store: ArtifactStore, on_progress: OnProgress) -> Prepared | None:
     try:
-        return build_traced(instrument, store, on_progress=on_progress)
+        return build_prepared(instrument, store, "traced", on_progress=on_progress)
     except BackboneError:
         return None
 
 
-def _clicks(instrument: Instrument, traced: Traced | None) -> dict[str, Any]:
+def _clicks(instrument: Instrument, traced: Prepared | None) -> dict[str, Any]:
     rng = np.random.default_rng(3)
     n_voxels = len(instrument.subject.responses.voxels)
     voxels = rng.choice(n_voxels, min(N_VOXELS, n_voxels), replace=False)
@@ -81,14 +81,14 @@ def _clicks(instrument: Instrument, traced: Traced | None) -> dict[str, Any]:
     return {"voxels": voxels, "p50": float(p50), "p95": float(p95)}
 
 
-def _explain(instrument: Instrument, traced: Traced | None, voxel: int) -> float:
+def _explain(instrument: Instrument, traced: Prepared | None, voxel: int) -> float:
     started = time.perf_counter()
     heat = None if traced is None else partial(_values, traced, instrument, voxel)
     explain_voxel(instrument, voxel, n=N_IMAGES, heat=heat)
     return time.perf_counter() - started
 
 
-def _values(traced: Traced, instrument: Instrument, voxel: int, stimuli: np.ndarray) -> np.ndarray:
+def _values(traced: Prepared, instrument: Instrument, voxel: int, stimuli: np.ndarray) -> np.ndarray:
     return traced.values(instrument, stimuli, voxel)
 
 

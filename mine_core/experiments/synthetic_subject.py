@@ -12,7 +12,7 @@ import numpy as np
 from mine_core.config import InstrumentConfig
 from mine_core.description.vocabulary import Vocabulary
 from mine_core.instrument import Instrument
-from mine_core.instrument.attributions import Traced
+from mine_core.instrument.attributions import Prepared
 from mine_core.types import BackboneSpec, EncodingModel, Features, Responses, Splits, StimulusSet, Subject, VoxelIndex
 
 COPIES, N_WORDS, N_STRONG, STRENGTH, TRAIN_SHARE = 2, 500, 500, 3.0, 0.8
@@ -29,7 +29,7 @@ class Size:
 
 
 @contextmanager
-def synthetic_subject(size: Size, root: Path, rng: np.random.Generator) -> Iterator[tuple[Instrument, Traced]]:
+def synthetic_subject(size: Size, root: Path, rng: np.random.Generator) -> Iterator[tuple[Instrument, Prepared]]:
     """Arrays of an instrument of that size on disk, as a store keeps them, deleted at the end.
 
     The first 500 images are predicted to drive voxels most, and only their parts are drawn; those of the others are empty,
@@ -39,7 +39,7 @@ def synthetic_subject(size: Size, root: Path, rng: np.random.Generator) -> Itera
         yield _instrument(size, Path(folder), rng)
 
 
-def _instrument(size: Size, folder: Path, rng: np.random.Generator) -> tuple[Instrument, Traced]:
+def _instrument(size: Size, folder: Path, rng: np.random.Generator) -> tuple[Instrument, Prepared]:
     ids, n_patches = tuple(map(str, range(size.images))), size.grid[0] * size.grid[1]
     spec = BackboneSpec("synthetic", size.grid, size.features, "0" * 64, "none")
     voxels = VoxelIndex("synthetic", np.arange(size.voxels), (size.voxels,), (), np.zeros((0, size.voxels), bool))
@@ -73,7 +73,7 @@ def _instrument(size: Size, folder: Path, rng: np.random.Generator) -> tuple[Ins
         vocabulary=vocabulary,
         captions=("",) * size.images,
     )
-    return instrument, Traced(stored["traced"])
+    return instrument, Prepared("traced", stored["traced"])
 
 
 def _partial(**parts: Any) -> Instrument:

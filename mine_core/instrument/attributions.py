@@ -1,42 +1,54 @@
-"""Attribution for an instrument: what methods count from, traced parts of all stimuli, and any method on any stimulus.
+"""Attribution for an instrument: what methods count from, methods prepared for all stimuli, and any method on any stimulus.
 
-Nothing here is part of the build: averages take seconds and are made when a method first needs them; traced parts of all
-stimuli take minutes and make the default method as instant as the plain decomposition.
+Nothing here is part of the build: averages take seconds and are made when a method first needs them; parts of all stimuli, traced
+or by occlusion, take minutes and make the method as instant for every voxel as the plain decomposition.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
+from mine_core.artifacts import ArtifactStore, Recipe, code_version
 from mine_core.attribution.base import Averages, Encoder, MethodName, Scene, Setting, attribute_image
+from mine_core.attribution.occlusion import occlusion_change, occlusion_values
+from mine_core.attribution.seeing import as_seen
 from mine_core.attribution.traced import COPIES, traced_values
 from mine_core.errors import BackboneError
 from mine_core.instrument.instrument import Instrument, Lazy
 from mine_core.instrument.stages import encoding_stages
 from mine_core.types import IsCancelled, OnProgress, PatchAttribution
 
+PreparedName = Literal["traced", "occlusion"]
+PREPARED: tuple[PreparedName, ...] = get_args(PreparedName)
 CODE = ("attribution/traced.py", "attribution/averages.py", "attribution/seeing.py", "backbones/tracing.py")
+OCCLUSION_CODE = ("attribution/occlusion.py", "attribution/averages.py", "attribution/seeing.py")
 N_AVERAGED, AVERAGES_SEED = 256, 7304
 BATCH = 16
 
 
 @dataclass(frozen=True)
-class Traced:
-    """Traced parts of every stimulus, float16 and memory-mapped: see `mine_core.attribution.traced`."""
+class Prepared:
+    """Parts of every stimulus's embedding by one method, float16 and memory-mapped; one product with a voxel's weights is its map.
 
-    parts: Float[np.ndarray, "stimulus copy patch feature"]
+    Traced: parts[stimulus, copy, patch, feature], see `mine_core.attribution.traced`. Occlusion: what the embedding loses with each
+    patch, parts[stimulus, patch, feature], see `mine_core.attribution.occlusion.occlusion_change`.
+    """
+
+    method: PreparedName
+    parts: Float[np.ndarray, "stimulus ..."]
 
     def values(
         self, instrument: Instrument, stimuli: Int[np.ndarray, " image"], voxel: int
     ) -> Float[np.ndarray, "image fine_row fine_col"]:
         """Values of one voxel for several stimuli by one product, in the units of the responses."""
-        return traced_values(instrument.model, self.parts[stimuli], voxel)
+        if self.method == "traced":
+            return traced_values(instrument.model, self.parts[stimuli], voxel)
+        return occlusion_values(instrument.model, self.parts[stimuli], voxel)
 
 
 def build_averages(
@@ -61,34 +73,37 @@ def build_averages(
     return Averages(made.array("image"), made.array("tokens") if made.manifest["notes"]["tokens"] else None)
 
 
-def build_traced(
+def build_prepared(
     instrument: Instrument,
     store: ArtifactStore,
+    method: PreparedName,
     *,
     on_progress: OnProgress | None = None,
     cancelled: IsCancelled | None = None,
-) -> Traced:
-    """Trace every stimulus, or find it done.
+) -> Prepared:
+    """Trace every stimulus, or occlude each of its patches, or find it done.
 
     Raises
     ------
     BackboneError
-        If the backbone's blocks cannot be traced.
+        If the backbone's blocks cannot be traced, or its grid does not divide the image.
     Cancelled
         If `cancelled()` became True; nothing is kept.
     """
     averages = build_averages(instrument, store, cancelled=cancelled)
-    if averages.tokens is None:
+    if method == "occlusion":
+        make = partial(_occlude_all, instrument, averages.image, on_progress, cancelled)
+    elif averages.tokens is None:
         raise BackboneError(f"Backbone '{instrument.config.backbone}' cannot be traced; the exact decomposition is shown instead.")
-    return _traced(
-        store.build(_traced_recipe(instrument, store), partial(_trace_all, instrument, averages.tokens, on_progress, cancelled))
-    )
+    else:
+        make = partial(_trace_all, instrument, averages.tokens, on_progress, cancelled)
+    return Prepared(method, store.build(_prepared_recipe(instrument, store, method), make).array("parts"))
 
 
-def find_traced(instrument: Instrument, store: ArtifactStore) -> Traced | None:
-    """Traced parts if they are in the store."""
-    found = store.find(_traced_recipe(instrument, store))
-    return None if found is None else _traced(found)
+def find_prepared(instrument: Instrument, store: ArtifactStore, method: PreparedName) -> Prepared | None:
+    """Prepared parts if they are in the store."""
+    found = store.find(_prepared_recipe(instrument, store, method))
+    return None if found is None else Prepared(method, found.array("parts"))
 
 
 def averaged_stimuli(instrument: Instrument) -> UInt8[np.ndarray, "image height width 3"]:
@@ -113,6 +128,15 @@ def scene_of(instrument: Instrument, stimulus: int) -> Scene:
     return Scene(np.asarray(instrument.subject.stimuli.images[stimulus]), *parts)
 
 
+def occlude_stimulus(
+    instrument: Instrument, store: ArtifactStore, stimulus: int, *, cancelled: IsCancelled | None = None
+) -> Float[np.ndarray, "patch feature"]:
+    """What the embedding of one stimulus loses with each patch, for every voxel of a linear read-out at once."""
+    averages, backbone = build_averages(instrument, store, cancelled=cancelled), instrument.backbone.get()
+    seen = as_seen(np.asarray(instrument.subject.stimuli.images[stimulus]), backbone.image_size)
+    return occlusion_change(backbone, seen, averages.image, cancelled=cancelled)
+
+
 def attribute_stimulus(
     instrument: Instrument, store: ArtifactStore, method: MethodName, stimulus: int, voxel: int, encoder: Encoder | None = None
 ) -> PatchAttribution:
@@ -125,8 +149,9 @@ def _averages_recipe(instrument: Instrument, store: ArtifactStore) -> Recipe:
     return Recipe("averages", settings, (_features_key(instrument, store),), code_version(*CODE))
 
 
-def _traced_recipe(instrument: Instrument, store: ArtifactStore) -> Recipe:
-    return Recipe("traced", {}, (_averages_recipe(instrument, store).key,), code_version(*CODE))
+def _prepared_recipe(instrument: Instrument, store: ArtifactStore, method: PreparedName) -> Recipe:
+    name, code = ("traced", CODE) if method == "traced" else ("occluded", OCCLUSION_CODE)
+    return Recipe(name, {}, (_averages_recipe(instrument, store).key,), code_version(*code))
 
 
 def _features_key(instrument: Instrument, store: ArtifactStore) -> str:
@@ -155,5 +180,21 @@ def _trace_all(
     return {"n_stimuli": len(images)}
 
 
-def _traced(made: Artifact) -> Traced:
-    return Traced(made.array("parts"))
+def _occlude_all(
+    instrument: Instrument,
+    fill: UInt8[np.ndarray, "side side 3"],
+    on_progress: OnProgress | None,
+    cancelled: IsCancelled | None,
+    directory: Path,
+) -> dict[str, Any]:
+    images, backbone = instrument.subject.stimuli.images, instrument.backbone.get()
+    rows, cols = backbone.spec.grid
+    shape = (len(images), rows * cols, backbone.spec.n_features)
+    parts = np.lib.format.open_memmap(directory / "parts.npy", mode="w+", dtype=np.float16, shape=shape)
+    for stimulus in range(len(images)):
+        seen = as_seen(np.asarray(images[stimulus]), backbone.image_size)
+        parts[stimulus] = occlusion_change(backbone, seen, fill, cancelled=cancelled)
+        if on_progress is not None:
+            on_progress(stimulus + 1, len(images), "taking patches away")
+    parts.flush()
+    return {"n_stimuli": len(images)}

@@ -1,30 +1,30 @@
 """Which method draws the heatmaps, and a closer look at one image and one voxel: what happens when patches are taken away."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 from jaxtyping import Float, Int
 
 from mine_core.attribution.base import DEFAULT, METHODS, STAND_IN, MethodName
 from mine_core.attribution.critical import CriticalSet, critical_set
 from mine_core.attribution.faithfulness import replacements
-from mine_core.attribution.occlusion import pooled_of
+from mine_core.attribution.occlusion import occlusion_values, pooled_of
 from mine_core.attribution.receptive_field import covariance_shares, field_of
 from mine_core.attribution.seeing import as_seen
 from mine_core.attribution.traced import coarse_values
 from mine_core.config import InstrumentConfig
 from mine_core.errors import MineError
-from mine_core.experiments.voxel_faithfulness import VoxelFaithfulness, verdict, voxel_faithfulness
+from mine_core.experiments.voxel_faithfulness import voxel_faithfulness
 from mine_core.figures import data_url, outlined
 from mine_core.figures_attribution import curve_figure, field_figure, heat_over
 from mine_core.instrument import Instrument
-from mine_core.instrument.attributions import Traced, attribute_stimulus, build_averages
+from mine_core.instrument.attributions import PREPARED, Prepared, PreparedName, attribute_stimulus, build_averages, occlude_stimulus
 from mine_core.instrument.explain import HeatOf
 from mine_core.jobs import Job
-from mine_core.ui import resources
+from mine_core.ui import faithfulness, resources
 from mine_core.ui.state import View
 from mine_core.ui.waiting import wait_for
 
@@ -32,14 +32,27 @@ Look = Literal["Take patches away", "Compare methods", "Test this voxel", "Recep
 LOOKS: tuple[Look, ...] = get_args(Look)
 SHARE_KEY, FIELD_IMAGES = "explore_share", 1000
 PLAIN = {"displayModeBar": False}
-STORED: tuple[MethodName, ...] = ("traced", "decomposition")
+OFFERS: Mapping[PreparedName, tuple[str, str, str, str]] = {  # the button, its help, while it is prepared, why it cannot be
+    "traced": (
+        "Prepare sharper heatmaps",
+        "Traces every image back to its patches once, in the background. Minutes on a GPU, hours for a large model without one.",
+        "Sharper heatmaps are being prepared; until then you see the exact decomposition",
+        "No sharper heatmaps",
+    ),
+    "occlusion": (
+        "Prepare occlusion of all images",
+        "Takes every patch from every image once, in the background, so that any voxel's maps are instant. Minutes for the phantom, "
+        "hours for a large model without a GPU.",
+        "Occlusion of all images is being prepared",
+        "No occlusion of all images",
+    ),
+}
 
 
 def choose_method(view: View) -> tuple[MethodName, HeatOf | None]:
     """Let the user choose what draws the heatmaps; returns its name and a function of stimuli, None for the stored decomposition."""
     config = view.config()
-    traced = resources.traced(config)
-    ready = isinstance(traced, Traced)
+    ready = isinstance(resources.prepared(config, "traced"), Prepared)
     offered = list(METHODS)
     chosen: MethodName = st.selectbox(
         "Heatmap",
@@ -49,50 +62,71 @@ def choose_method(view: View) -> tuple[MethodName, HeatOf | None]:
         key=f"explore_method_{'traced' if ready else 'plain'}",
         help="All explain the same prediction. It opens with what points best at known answers, of those made in advance.",
     )
-    if isinstance(traced, Job) and traced.active:
-        _preparing(traced)
-    elif isinstance(traced, Job):
-        st.caption(f"No sharper heatmaps: {traced.error}")
-    elif traced is None and st.button(
-        "Prepare sharper heatmaps",
-        help="Traces every image back to its patches once, in the background. Minutes on a GPU, hours for a large model without one.",
-    ):
-        resources.prepare_traced(config)
-        st.rerun()
+    offer: PreparedName = "occlusion" if chosen == "occlusion" else "traced"
+    found = resources.prepared(config, offer)
+    if not isinstance(found, Prepared):
+        _offer_to_prepare(config, offer, found)
     method = METHODS[chosen]
+    instant = chosen == "decomposition" or (chosen in PREPARED and isinstance(found, Prepared))
     st.caption(
         f"{method.title}: {method.assumes} "
         + ("Its parts add up to the prediction." if method.sums else "Its parts do not add up to the prediction.")
-        + (" Computed now, image by image." if chosen not in STORED or (chosen == "traced" and not ready) else "")
+        + ("" if instant else " Computed now, image by image.")
     )
-    if isinstance(traced, Traced) and chosen == "traced":
-        return chosen, partial(_stored_values, traced, resources.instrument(config), view.voxel)
-    return chosen, None if chosen == "decomposition" else partial(_computed_values, config, chosen, view.voxel)
+    if isinstance(found, Prepared) and chosen == found.method:
+        return chosen, partial(_stored_values, found, resources.instrument(config), view.voxel)
+    return chosen, None if chosen == "decomposition" else partial(_computed_values, view, chosen)
+
+
+def _offer_to_prepare(config: InstrumentConfig, method: PreparedName, job: Job | None) -> None:
+    """Offer to prepare a method for all images, say how far that is, or why it cannot be."""
+    button, help_text, preparing, failed = OFFERS[method]
+    if job is not None and job.active:
+        _preparing(job, preparing)
+    elif job is not None:
+        st.caption(f"{failed}: {job.error}")
+    elif st.button(button, help=help_text, key=f"explore_prepare_{method}"):
+        resources.prepare(config, method)
+        st.rerun()
 
 
 @st.fragment(run_every="2s")
-def _preparing(job: Job) -> None:
+def _preparing(job: Job, what: str) -> None:
     """Say how far the better heatmaps are, and show them when they are there."""
     if not job.active:
         st.rerun(scope="app")
-    st.caption(f"Sharper heatmaps are being prepared: {100 * job.share:.0f} %. Until then you see the exact decomposition.")
+    st.caption(f"{what}: {100 * job.share:.0f} %.")
 
 
 def _stored_values(
-    traced: Traced, instrument: Instrument, voxel: int, stimuli: Int[np.ndarray, " image"]
+    found: Prepared, instrument: Instrument, voxel: int, stimuli: Int[np.ndarray, " image"]
 ) -> Float[np.ndarray, "image row col"]:
-    return traced.values(instrument, stimuli, voxel)
+    return found.values(instrument, stimuli, voxel)
 
 
-def _computed_values(
-    config: InstrumentConfig, method: MethodName, voxel: int, stimuli: Int[np.ndarray, " image"]
-) -> Float[np.ndarray, "image row col"]:
+def _computed_values(view: View, method: MethodName, stimuli: Int[np.ndarray, " image"]) -> Float[np.ndarray, "image row col"]:
     with st.spinner(f"{METHODS[method].title}: looking at {len(stimuli)} images again"):
-        return np.stack([_one(config, method, int(stimulus), voxel) for stimulus in stimuli])
+        return np.stack([_one(view.config(), method, int(stimulus), view.voxel) for stimulus in stimuli])
+
+
+def _one(config: InstrumentConfig, method: MethodName, stimulus: int, voxel: int) -> Float[np.ndarray, "row col"]:
+    """One heatmap, computed where it has not been; what occlusion takes from an image serves every voxel."""
+    instrument = resources.instrument(config)
+    if method == "occlusion":
+        return occlusion_values(instrument.model, _occluded(config, instrument.key, stimulus)[None], voxel)[0]
+    return _computed(config, instrument.key, method, stimulus, voxel)
+
+
+# `key` is read by the caches alone: a subject imported anew under its old name is another instrument
+@st.cache_data(max_entries=200, show_spinner=False)
+def _occluded(config: InstrumentConfig, key: str, stimulus: int) -> Float[np.ndarray, "patch feature"]:  # noqa: ARG001
+    return occlude_stimulus(resources.instrument(config), resources.store(), stimulus)
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
-def _one(config: InstrumentConfig, method: MethodName, stimulus: int, voxel: int) -> Float[np.ndarray, "row col"]:
+def _computed(
+    config: InstrumentConfig, key: str, method: MethodName, stimulus: int, voxel: int  # noqa: ARG001
+) -> Float[np.ndarray, "row col"]:
     return attribute_stimulus(resources.instrument(config), resources.store(), method, stimulus, voxel).values[0]
 
 
@@ -120,14 +154,15 @@ def closer_look(view: View, instrument: Instrument, method: MethodName) -> None:
 def _heat(view: View, method: MethodName) -> Float[np.ndarray, "row col"]:
     """One heatmap in SD of the voxel's predictions, from the store where it is there."""
     config = view.config()
-    instrument, traced = resources.instrument(config), resources.traced(config)
-    if method == "traced" and isinstance(traced, Traced):
-        return traced.values(instrument, np.array([view.image]), view.voxel)[0] / instrument.sd(view.voxel)
+    instrument = resources.instrument(config)
+    found = resources.prepared(config, method) if method in PREPARED else None
+    if isinstance(found, Prepared):
+        return found.values(instrument, np.array([view.image]), view.voxel)[0] / instrument.sd(view.voxel)
     return _one(config, method, view.image, view.voxel) / instrument.sd(view.voxel)
 
 
 @st.cache_data(max_entries=64, show_spinner="Taking patches away")
-def _critical(config: InstrumentConfig, method: MethodName, stimulus: int, voxel: int, share: float) -> CriticalSet:
+def _critical(config: InstrumentConfig, key: str, method: MethodName, stimulus: int, voxel: int, share: float) -> CriticalSet:  # noqa: ARG001
     instrument = resources.instrument(config)
     averages, backbone = build_averages(instrument, resources.store()), instrument.backbone.get()
     image = as_seen(np.asarray(instrument.subject.stimuli.images[stimulus]), backbone.image_size)
@@ -151,7 +186,7 @@ def _take_away(view: View, instrument: Instrument, method: MethodName) -> None:
     share = st.select_slider(
         "Share of the response to take away", [0.25, 0.5, 0.75, 0.9], 0.5, format_func="{:.0%}".format, key=SHARE_KEY
     )
-    found = _critical(view.config(), method, view.image, view.voxel, float(share))
+    found = _critical(view.config(), instrument.key, method, view.image, view.voxel, float(share))
     left, right = st.columns([2, 5], gap="medium")
     image = np.asarray(instrument.subject.stimuli.images[view.image])
     with left:
@@ -201,38 +236,13 @@ def _test_voxel(view: View, instrument: Instrument, method: MethodName) -> None:
     if job.state != "done":
         wait_for(job)
         return
-    badge(job.outcome)
-
-
-def badge(found: VoxelFaithfulness) -> None:
-    """Say how faithful a voxel's heatmaps are: one sentence, and the numbers with their intervals."""
-    (st.success if found.faithful else st.warning)(verdict(found))
-    rows = [
-        ("put back, highest first", found.insertion, found.random, found.insertion_gain, found.insertion_interval),
-        ("taken away, highest first", found.deletion, found.random, found.deletion_gain, found.deletion_interval),
-    ]
-    table = pd.DataFrame(
-        [
-            {
-                "patches": what,
-                "area under the curve": f"{own:.2f}",
-                "random order": f"{random:.2f}",
-                "better than random by (95 % interval)": f"{gain:+.2f} ({low:+.2f} to {high:+.2f})",
-            }
-            for what, own, random, gain, (low, high) in rows
-        ]
-    )
-    st.table(table, hide_index=True, border="horizontal")
-    st.caption(
-        f"{METHODS[found.method].title}, {found.n_images} held-out images of strongest predicted response; of the model, not the brain."
-    )
+    faithfulness.badge(job.outcome)
 
 
 def _receptive_field(view: View, instrument: Instrument) -> None:
     """Show the average attribution of the voxel as an estimated receptive field."""
-    traced = resources.traced(view.config())
-    method = DEFAULT if isinstance(traced, Traced) else STAND_IN
-    found = field_of(_shares(view.config(), view.voxel, method))
+    method = DEFAULT if isinstance(resources.prepared(view.config(), "traced"), Prepared) else STAND_IN
+    found = field_of(_shares(view.config(), instrument.key, view.voxel, method))
     left, right = st.columns([2, 5], gap="medium")
     with left:
         st.plotly_chart(field_figure(found), width="stretch", theme=None, key="explore_field", config=PLAIN)
@@ -251,12 +261,12 @@ def _receptive_field(view: View, instrument: Instrument) -> None:
 
 
 @st.cache_data(max_entries=64, show_spinner="Averaging over images")
-def _shares(config: InstrumentConfig, voxel: int, method: MethodName) -> Float[np.ndarray, "row col"]:
+def _shares(config: InstrumentConfig, key: str, voxel: int, method: MethodName) -> Float[np.ndarray, "row col"]:  # noqa: ARG001
     from mine_core.attribution.decomposition import attribute_images
 
-    instrument, traced = resources.instrument(config), resources.traced(config)
+    instrument, traced = resources.instrument(config), resources.prepared(config, "traced")
     stimuli = np.sort(np.random.default_rng(0).permutation(instrument.subject.splits.train)[:FIELD_IMAGES])
-    if method == "traced" and isinstance(traced, Traced):
+    if method == "traced" and isinstance(traced, Prepared):
         values = traced.values(instrument, stimuli, voxel)
     else:
         values = attribute_images(instrument.model, instrument.features, stimuli, voxel, instrument.mean_patches)

@@ -5,7 +5,7 @@ import streamlit as st
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.instrument import Instrument, is_built, open_instrument
-from mine_core.instrument.attributions import Traced, build_traced, find_traced
+from mine_core.instrument.attributions import Prepared, PreparedName, build_prepared, find_prepared
 from mine_core.instrument.build import build_instrument
 from mine_core.instrument.own_words import is_scored, kept_words, with_own_words
 from mine_core.instrument.stages import stages_of
@@ -88,40 +88,41 @@ def preparer() -> Worker:
     return Worker(yielding=True)
 
 
-@st.cache_resource(max_entries=3)
-def _traced(config: InstrumentConfig, keys: tuple[str, ...]) -> Traced | None:  # noqa: ARG001
-    return find_traced(instrument(config), store())
+@st.cache_resource(max_entries=6)
+def _prepared(config: InstrumentConfig, keys: tuple[str, ...], method: PreparedName) -> Prepared | None:  # noqa: ARG001
+    return find_prepared(instrument(config), store(), method)
 
 
-def traced(config: InstrumentConfig) -> Traced | Job | None:
-    """Traced parts of an instrument's stimuli, or the job that prepares them in the background; None where neither is there.
+def prepared(config: InstrumentConfig, method: PreparedName) -> Prepared | Job | None:
+    """Parts of an instrument's stimuli by a method, or the job that prepares them in the background; None where neither is there.
 
-    They are prepared unasked where that takes minutes; for a public backbone it may take hours without a GPU, and is left to
-    `prepare_traced`. A job that was stopped is not started again by itself.
+    Traced parts are prepared unasked where that takes minutes; for a public backbone it may take hours without a GPU, and is left to
+    `prepare`, as occlusion always is. A job that was stopped is not started again by itself.
     """
     keys = _keys(config)
-    found = _traced(config, keys)
+    found = _prepared(config, keys, method)
     if found is not None:
         return found
-    job = preparer().find(_traced_job(keys))
+    job = preparer().find(_prepared_job(keys, method))
     if job is None:
         patches = instrument(config).features.patches
-        return prepare_traced(config) if patches.size * patches.shape[1] <= PREPARED_UNASKED else None
+        unasked = method == "traced" and patches.size * patches.shape[1] <= PREPARED_UNASKED
+        return prepare(config, method) if unasked else None
     if job.state == "done":
-        _traced.clear()
-        return _traced(config, keys)
+        _prepared.clear()
+        return _prepared(config, keys, method)
     return None if job.state == "cancelled" else job
 
 
-def prepare_traced(config: InstrumentConfig) -> Job:
-    """Prepare traced parts in the background, or find the job that does."""
+def prepare(config: InstrumentConfig, method: PreparedName) -> Job:
+    """Prepare a method for all stimuli in the background, or find the job that does."""
     seen = instrument(config)
     return preparer().submit(
-        _traced_job(_keys(config)),
-        "Preparing sharper heatmaps",
-        lambda on_progress, cancelled: build_traced(seen, store(), on_progress=on_progress, cancelled=cancelled),
+        _prepared_job(_keys(config), method),
+        f"Preparing heatmaps: {method}",
+        lambda on_progress, cancelled: build_prepared(seen, store(), method, on_progress=on_progress, cancelled=cancelled),
     )
 
 
-def _traced_job(keys: tuple[str, ...]) -> str:
-    return f"traced {keys[-1]}"
+def _prepared_job(keys: tuple[str, ...], method: PreparedName) -> str:
+    return f"{method} {keys[-1]}"

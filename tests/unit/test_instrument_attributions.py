@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 from mine_core.attribution.base import METHOD_NAMES
-from mine_core.errors import Cancelled, EncodingError
+from mine_core.attribution.occlusion import occlusion_values
+from mine_core.errors import BackboneError, Cancelled, EncodingError
 from mine_core.experiments import attribution_curves
 from mine_core.experiments.attribution_curves import Curves, Pair, agreement, forgetful, sample_pairs, similarity, token_entry
 from mine_core.experiments.attribution_maps import Maps
-from mine_core.experiments.voxel_faithfulness import images_to_test, voxel_faithfulness
-from mine_core.instrument.attributions import attribute_stimulus, build_averages, build_traced, find_traced
+from mine_core.experiments.voxel_faithfulness import WHOLE, images_to_test, region_faithfulness, voxel_faithfulness
+from mine_core.instrument.attributions import (
+    attribute_stimulus,
+    build_averages,
+    build_prepared,
+    find_prepared,
+    occlude_stimulus,
+)
 from mine_core.instrument.explain import explain_voxel
 
 
@@ -25,14 +32,14 @@ def test_traced_parts_are_made_once_and_not_by_the_build(small):
     # a page that another test opened may have prepared them
     shutil.rmtree(store.root / "traced", ignore_errors=True)
     store.made.clear()
-    assert find_traced(instrument, store) is None
+    assert find_prepared(instrument, store, "traced") is None
     with pytest.raises(Cancelled):
-        build_traced(instrument, store, cancelled=lambda: True)
-    assert find_traced(instrument, store) is None
+        build_prepared(instrument, store, "traced", cancelled=lambda: True)
+    assert find_prepared(instrument, store, "traced") is None
     seen: list[int] = []
-    traced = build_traced(instrument, store, on_progress=lambda done, *_: seen.append(done))
+    traced = build_prepared(instrument, store, "traced", on_progress=lambda done, *_: seen.append(done))
     assert seen[-1] == len(instrument.subject.stimuli)
-    assert np.array_equal(build_traced(instrument, store).parts, traced.parts)
+    assert np.array_equal(build_prepared(instrument, store, "traced").parts, traced.parts)
     assert sorted(store.made)[-1] == "traced" and store.made.count("traced") <= 2
     voxel = best_voxel(small)
     exact = attribute_stimulus(instrument, store, "traced", 7, voxel).values[0]
@@ -42,6 +49,25 @@ def test_traced_parts_are_made_once_and_not_by_the_build(small):
     shown = explain_voxel(instrument, voxel, n=3, heat=lambda stimuli: traced.values(instrument, stimuli, voxel))
     rows, cols = instrument.features.backbone.grid
     assert all(item.values.shape == (2 * rows, 2 * cols) for item in shown)
+
+
+def test_occlusion_of_all_stimuli_gives_what_each_gives(small):
+    instrument, store = small.instrument, small.store
+    assert find_prepared(instrument, store, "occlusion") is None
+    with pytest.raises(Cancelled):
+        build_prepared(instrument, store, "occlusion", cancelled=lambda: True)
+    assert find_prepared(instrument, store, "occlusion") is None
+    stored = build_prepared(instrument, store, "occlusion")
+    assert find_prepared(instrument, store, "occlusion").parts.shape == stored.parts.shape == instrument.features.patches.shape
+    assert not stored.parts.flags.writeable
+    for voxel in (best_voxel(small), 0):
+        exact = attribute_stimulus(instrument, store, "occlusion", 7, voxel).values[0]
+        quick = occlude_stimulus(instrument, store, 7) @ instrument.model.coef[:, voxel]
+        assert quick.reshape(exact.shape) == pytest.approx(exact, abs=1e-4 * np.abs(exact).max())
+        told = stored.values(instrument, np.array([3, 7]), voxel)[1]
+        assert np.abs(told - exact).max() < 5e-3 * np.abs(exact).max()
+    with pytest.raises(BackboneError, match="has "):
+        occlusion_values(instrument.model, np.zeros((1, 3, 3)), 0)
 
 
 def test_every_method_explains_a_stimulus(small):
@@ -90,3 +116,23 @@ def test_a_voxel_is_tested_on_held_out_images(small):
         assert found.insertion_interval[0] <= found.insertion_gain <= found.insertion_interval[1]
         assert found.insertion_gain == pytest.approx(found.insertion - found.random)
         assert found.deletion_gain == pytest.approx(found.random - found.deletion)
+
+
+def test_regions_and_the_subject_are_tested_each_on_its_own_voxels(small, monkeypatch):
+    """Maps that are the model's own occlusion beat random order; maps that say nothing do not."""
+    monkeypatch.setattr(attribution_curves, "LEAST_DROP", 0.1)
+    seen: list[int] = []
+    found = region_faithfulness(small.instrument, small.store, "occlusion", lambda done, *_: seen.append(done))
+    assert WHOLE in found and set(found) <= {WHOLE, *small.instrument.subject.responses.voxels.regions} and seen == sorted(seen)
+    whole = found[WHOLE]
+    assert whole.n_voxels > 1 and whole.n_images > 1 and whole.deletion_gain > 0
+    assert whole.deletion_gain == pytest.approx(whole.random - whole.deletion)
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr(Maps, "coarse", lambda self, *_: rng.normal(size=self.setting.grid))
+    nothing = region_faithfulness(small.instrument, small.store, "occlusion")[WHOLE]
+    assert nothing.deletion_gain < whole.deletion_gain
+    low, high = nothing.deletion_interval
+    assert not nothing.faithful and low < nothing.deletion_gain < high
+    monkeypatch.setattr(attribution_curves, "LEAST_DROP", np.inf)
+    with pytest.raises(EncodingError, match="cannot be tested"):
+        region_faithfulness(small.instrument, small.store, "occlusion")
