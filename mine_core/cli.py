@@ -11,6 +11,7 @@ import numpy as np
 
 from mine_core.artifacts import ArtifactStore, write_text
 from mine_core.cli_common import Bar, add, add_group, settings
+from mine_core.cli_import import add_import
 from mine_core.cli_words import add_words_commands
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.errors import ConfigError, MineError
@@ -99,38 +100,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add_import(commands: Any) -> None:
-    """Add the command that makes a subject of the user's own files."""
-    purpose = "make a subject of your own images and responses, or of a local copy of a published dataset"
-    command = commands.add_parser("import", help=purpose, description=purpose)
-    command.add_argument(
-        "layout", nargs="?", choices=("custom", "nsd", "algonauts"), default="custom", help="how files are laid out (default: custom)"
-    )
-    command.add_argument("--name", help="what to call the subject (of a dataset, a name is made)")
-    command.add_argument("--root", type=Path, help="nsd: folder of nsddata, nsddata_betas, nsddata_stimuli; algonauts: of subj01 ...")
-    command.add_argument("--subject", type=int, default=1, help="of a dataset: which of its eight (default: 1)")
-    command.add_argument("--space", choices=("func1pt8mm", "fsaverage"), default="func1pt8mm", help="nsd: default func1pt8mm")
-    command.add_argument("--images", type=Path, help="folder, zip, npy or HDF5 of images")
-    command.add_argument("--responses", type=Path, help="npy, HDF5 or CSV of responses")
-    command.add_argument("--response-axes", metavar="AXES", help="e.g. voxel,stimulus or stimulus,voxel,repeat")
-    command.add_argument(
-        "--size", type=int, help="crop to a square and resize to this many pixels (default: refuse if needed; of a dataset: 224)"
-    )
-    command.add_argument("--stimulus-ids", type=Path, metavar="PATH", help="text, one file name a line, in the order of the responses")
-    command.add_argument("--image-order", choices=("text", "number"), help="how file names are sorted where nothing has ids")
-    command.add_argument("--splits", type=Path, metavar="PATH", help="CSV stimulus,split (default: drawn by image, 80/10/10 %%)")
-    command.add_argument("--seed", type=int, default=0, help="which random split by image (default: 0)")
-    command.add_argument("--regions", type=Path, metavar="PATH", help="CSV voxel,region")
-    command.add_argument("--noise-ceiling", type=Path, metavar="PATH", help="npy, share of variance per voxel, 0 to 1")
-    command.add_argument("--captions", type=Path, metavar="PATH", help="COCO JSON, or CSV stimulus,caption")
-    command.add_argument("--units", default="as given", help="what the responses are in, e.g. spikes/s (default: as given)")
-    command.add_argument("--image-dataset", metavar="NAME", help="path of the images inside an HDF5 file")
-    command.add_argument("--response-dataset", metavar="NAME", help="path of the responses inside an HDF5 file")
-    command.add_argument("--drop-incomplete", action="store_true", help="drop what has missing values, and say what and why")
-    command.add_argument("--json", metavar="PATH", help="write the result there, as JSON")
-    command.set_defaults(run=run_import)
-
-
 def add_encoding_speed(commands: Any) -> None:
     """Add the command that times the fit of an encoding model."""
     purpose = "every voxel's ridge with a penalty of its own, beside himalaya and scikit-learn"
@@ -190,31 +159,6 @@ def _fit_dictionary(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     found = open_dictionary(build_dictionary(settings(options), ArtifactStore(cache_directory()), on_progress=bar))
     n_units = sum(autoencoder.n_units for autoencoder in found.autoencoders)
     return {"layers": len(found.tokens), "units": n_units, "voxels_matched": int(found.matched.sum()), "dictionary": found.key}
-
-
-def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
-    """Make a subject of files and keep it in the store."""
-    from mine_core.instrument.subjects import import_algonauts_into, import_into, import_nsd_into
-
-    store = ArtifactStore(cache_directory())
-    if options.layout != "custom":
-        _require(options, "root")
-        given = {"root": options.root, "subject": options.subject, "name": options.name, "seed": options.seed, "on_progress": bar}
-        given |= {"size": options.size} if options.size else {}
-        return (
-            import_nsd_into(store, space=options.space, **given) if options.layout == "nsd" else import_algonauts_into(store, **given)
-        )
-    _require(options, "name", "images", "responses", "response_axes")
-    as_given = ["name", "images", "responses", "stimulus_ids", "image_order", "splits", "size", "seed", "regions", "noise_ceiling"]
-    as_given += ["captions", "units", "drop_incomplete", "image_dataset", "response_dataset"]
-    axes = tuple(part.strip() for part in options.response_axes.split(","))
-    return import_into(store, response_axes=axes, on_progress=bar, **{name: getattr(options, name) for name in as_given})
-
-
-def _require(options: argparse.Namespace, *names: str) -> None:
-    missing = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is None]
-    if missing:
-        raise ConfigError(f"import {options.layout} needs {', '.join(missing)}; see python -m mine_core import --help.")
 
 
 def run_encoding_speed(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""What makes the map of a subject of a published dataset: where its voxels lie is known, but no cortex of its own is here."""
+"""What makes the map of an imported subject whose voxels have a place: in a volume, on a surface, or on a cortex of its own."""
 
+from pathlib import Path
 from typing import Any
 
 from mine_core.artifacts import Artifact
@@ -7,6 +8,7 @@ from mine_core.cortex.flatmap import save_flatmap
 from mine_core.cortex.fsaverage import surface_map
 from mine_core.cortex.slices import slice_map
 from mine_core.instrument.makers import Work
+from mine_core.instrument.own_cortex import mapper_map, pycortex_map
 from mine_core.instrument.subjects import subject_of
 
 
@@ -24,5 +26,24 @@ def surface(subject: Artifact) -> Any:
 
     def make(work: Work) -> None:
         save_flatmap(surface_map(subject_of(subject).responses.voxels), work.directory)
+
+    return make
+
+
+def pycortex(given: tuple[Artifact, Path]) -> Any:
+    """Draw the subject's voxels on the flatmap of a pycortex subject, which works under the path given."""
+    subject, cache_dir = given
+
+    def make(work: Work) -> None:
+        save_flatmap(pycortex_map(cache_dir, subject_of(subject)), work.directory)
+
+    return make
+
+
+def mapper(subject: Artifact) -> Any:
+    """Draw the subject's voxels on the flatmap that was kept with it."""
+
+    def make(work: Work) -> None:
+        save_flatmap(mapper_map(subject, subject_of(subject)), work.directory)
 
     return make

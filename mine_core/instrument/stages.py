@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version, hash_file
+from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version, hash_file, library_versions
 from mine_core.backbones.presets import adapter_code, vocabulary_of, weights_key
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.s1 import s1_recipe
@@ -31,6 +31,7 @@ RIDGE_CODE = ("encoding/ridge.py", "encoding/gram.py", "encoding/blocks.py", *SC
 WORDS_CODE = ("description/decoding.py", "description/scoring.py", "description/vocabulary.py")
 EVIDENCE_CODE = ("description/evidence.py", "description/vocabulary.py")
 CONTRAST_CODE = ("description/contrast.py", "encoding/ridge.py", "encoding/gram.py", "encoding/blocks.py", "encoding/alignment.py")
+LAYOUT_CODE = ("instrument/layouts.py", "instrument/own_cortex.py")
 FitOn = Literal["train", "validation"]
 Made = Mapping[str, Artifact]
 Make = Callable[[Path, Made, OnProgress, IsCancelled], dict[str, Any] | None]
@@ -99,17 +100,34 @@ def _phantom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stag
 
 def _custom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     found = custom_artifact(config.subject, store)
-    settings = found.manifest["config"]
-    if settings.get("space") == "func1pt8mm":
-        code = code_version("cortex/slices.py", "instrument/layouts.py")
-        recipe = Recipe("slices", {}, (found.key,), code)
-        return [Stage("cortex", recipe, 5, "Laying out slices", find_maker("slices", found, "layouts"))]
-    if settings.get("space") == "fsaverage":
-        code = code_version("cortex/fsaverage.py", "instrument/layouts.py")
-        recipe = Recipe("surface", {}, (found.key,), code)
-        return [Stage("cortex", recipe, 5, "Laying the average surface flat", find_maker("surface", found, "layouts"))]
-    layout = Recipe("layout", {}, (found.key,), code_version("cortex/layout.py", "instrument/makers.py"))
-    return [Stage("cortex", layout, 5, "Laying out units by similarity", find_maker("layout", found))]
+    kind = map_kind(found)
+    given: Any = found
+    if kind == "pycortex":
+        versions = library_versions(("pycortex",))
+        recipe = Recipe("cortex", {"kind": kind, **versions}, (found.key,), code_version("cortex", *LAYOUT_CODE))
+        given, title = (found, store.root), "Flattening the cortex"
+    elif kind == "mapper":
+        recipe = Recipe("mapper", {}, (found.key,), code_version("cortex/flatmap.py", "cortex/projection.py", *LAYOUT_CODE))
+        title = "Reading the flatmap"
+    elif kind == "slices":
+        recipe = Recipe("slices", {}, (found.key,), code_version("cortex/slices.py", "instrument/layouts.py"))
+        title = "Laying out slices"
+    elif kind == "fsaverage":
+        recipe = Recipe("surface", {}, (found.key,), code_version("cortex/fsaverage.py", "instrument/layouts.py"))
+        title = "Laying the average surface flat"
+    else:
+        recipe = Recipe("layout", {}, (found.key,), code_version("cortex/layout.py", "instrument/makers.py"))
+        return [Stage("cortex", recipe, 5, "Laying out units by similarity", find_maker("layout", found))]
+    maker = "surface" if kind == "fsaverage" else kind
+    return [Stage("cortex", recipe, 15 if kind == "pycortex" else 5, title, find_maker(maker, given, "layouts"))]
+
+
+def map_kind(subject: Artifact) -> str:
+    """Kind of map that an imported subject is drawn on: none (by similarity), slices, fsaverage, pycortex or mapper."""
+    settings = subject.manifest["config"]
+    if "import" in settings:
+        return str(settings["import"].get("cortex", {"kind": "none"})["kind"])
+    return "slices" if settings["space"] == "func1pt8mm" else "fsaverage"
 
 
 def find_maker(name: str, given: Any, where: Literal["makers", "layouts", "word_makers", "dictionary_makers"] = "makers") -> Make:

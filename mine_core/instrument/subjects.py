@@ -8,9 +8,11 @@ from typing import Any
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, canonical_json, code_version, open_artifact, write_text
 from mine_core.encoding.noise_ceiling import ncsnr_from_repeats, noise_ceiling_from_ncsnr
 from mine_core.errors import Cancelled, SubjectError
+from mine_core.instrument.own_cortex import check_units, checker
 from mine_core.subjects import algonauts
 from mine_core.subjects.custom import check_subject_name, describe_import, import_subject
 from mine_core.subjects.custom.images import never, silent
+from mine_core.subjects.custom.mapper import read_mapper, save_mapper
 from mine_core.subjects.nsd import build_nsd, fingerprint_of, open_tree, plan_import
 from mine_core.subjects.store import load_subject, save_subject
 from mine_core.types import IsCancelled, OnProgress, Subject
@@ -42,7 +44,8 @@ def import_into(store: ArtifactStore, *, cancelled: IsCancelled | None = None, *
     Raises SubjectError for whatever cannot be used as given, and Cancelled if `cancelled()` became True; then nothing is kept.
     """
     asked = cancelled or (lambda: False)
-    subject = import_subject(**arguments, cancelled=asked)
+    subject = import_subject(**arguments, check_cortex=checker(store), cancelled=asked)
+    check_units(subject)
     _stop_if(asked, subject.name)
     recipe = Recipe(
         "subject", {"name": subject.name, "import": dict(subject.provenance["import"])}, (), code_version("subjects/custom")
@@ -51,6 +54,9 @@ def import_into(store: ArtifactStore, *, cancelled: IsCancelled | None = None, *
     def make(directory: Path) -> None:
         (directory / "subject").mkdir()
         save_subject(directory / "subject", subject)
+        if arguments.get("mapper") is not None:
+            (directory / "mapper").mkdir()
+            save_mapper(read_mapper(arguments["mapper"]), directory / "mapper")
         _stop_if(asked, subject.name)
 
     _keep_name(store, subject.name, store.build(recipe, make))

@@ -213,7 +213,7 @@ def test_wrong_checksum_in_a_png(pixels: np.ndarray) -> None:
 def test_sizes_are_never_changed_in_silence(rng: np.random.Generator) -> None:
     mixed = zipped({"a.png": encoded(picture(rng)), "b.png": encoded(picture(rng, 30, 30)), "c.png": encoded(picture(rng))})
     message = refusal(read_images, mixed)
-    assert "2 sizes: 2 of 3 are 24 x 24, the first other is 'b.png', 30 x 30; give --size" in message
+    assert "2 sizes: 2 of 3 are 24 x 24, the first other is 'b.png', 30 x 30; give a size in pixels" in message
     oblong = zipped({"a.png": encoded(picture(rng)), "b.png": encoded(picture(rng, 24, 30))})
     assert "1 of 2 images are not square (first: 'b.png', 30 x 24)" in refusal(read_images, oblong)
     read = read_images(oblong, size=20)

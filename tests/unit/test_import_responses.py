@@ -133,11 +133,11 @@ def test_hdf5_that_leads_elsewhere_or_claims_too_much(tmp_path: Path) -> None:
 
 def test_axes_that_cannot_be(rng: np.random.Generator) -> None:
     source = npy(rng.normal(size=(4, 3)))
-    assert "Unknown axis 'unit'" in refusal(read_responses, source, axes=("unit", "stimulus"))
-    assert "is stimulus,stimulus; expected" in refusal(read_responses, source, axes=("stimulus", "stimulus"))
-    assert "is voxel; expected" in refusal(read_responses, source, axes=("voxel",))
+    assert "name 'unit'; expected stimulus, voxel" in refusal(read_responses, source, axes=("unit", "stimulus"))
+    assert "are stimulus,stimulus; expected" in refusal(read_responses, source, axes=("stimulus", "stimulus"))
+    assert "are voxel; expected" in refusal(read_responses, source, axes=("voxel",))
     message = refusal(read_responses, source, axes=("stimulus", "voxel", "repeat"))
-    assert "have 2 axes of length 4 x 3, --response-axes names 3" in message
+    assert "have 2 axes of length 4 x 3, the axes of the responses name 3" in message
 
 
 CSV = {

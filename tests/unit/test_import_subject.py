@@ -177,7 +177,7 @@ def test_images_and_responses_in_one_hdf5(tmp_path: Path, pictures: np.ndarray, 
 
 def test_swapped_axes_are_named(images: bytes, responses: np.ndarray) -> None:
     message = refusal(import_subject, "a", images, npy(responses.T), ("stimulus", "voxel"))
-    assert "(5 x 60, read as stimulus,voxel) have 5 stimuli, images 60; did you mean --response-axes voxel,stimulus?" in message
+    assert "(5 x 60, read as stimulus,voxel) have 5 stimuli, images 60; did you mean the axes voxel,stimulus?" in message
     square = np.random.default_rng(0).normal(size=(N_STIMULI, N_STIMULI))
     assert any("as many voxels" in line for line in describe_import(import_subject("a", images, npy(square), ("stimulus", "voxel"))))
 
@@ -298,7 +298,7 @@ def test_a_recording_of_macaque_v4(real: Path, tmp_path: Path) -> None:
     save_subject(tmp_path, subject)
     np.testing.assert_array_equal(load_subject(tmp_path).responses.values, subject.responses.values)
     message = refusal(import_subject, "v4", archive, folder / "responses_201025.npy", ("stimulus", "voxel"))
-    assert "have 89 stimuli, images 1,200; did you mean --response-axes voxel,stimulus?" in message
+    assert "have 89 stimuli, images 1,200; did you mean the axes voxel,stimulus?" in message
     other = real / "v4_210325_repeats" / "images_210325.zip"
     assert "1,200 stimuli, images 640" in refusal(import_subject, "v4", other, folder / "responses_201025.npy", ("voxel", "stimulus"))
 
@@ -318,7 +318,7 @@ def test_a_recording_with_uneven_repeats(real: Path) -> None:
         folder / "responses_210325.npy",
         ("voxel", "repeat", "stimulus"),
     )
-    assert "did you mean --response-axes voxel,stimulus,repeat?" in message
+    assert "did you mean the axes voxel,stimulus,repeat?" in message
 
 
 def test_photographs_of_many_sizes(real: Path) -> None:

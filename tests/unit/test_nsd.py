@@ -173,7 +173,7 @@ def test_the_command_imports_and_refuses_in_one_line(trees, tmp_path, monkeypatc
     assert main(["import", "--name", "x"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("mine: import nsd needs --root")
-    assert said[1].startswith("mine: import custom needs --images, --responses, --response-axes")
+    assert said[1].startswith("mine: import custom needs --images, --responses")
 
 
 def rewrite(path: Path, **changed) -> None:

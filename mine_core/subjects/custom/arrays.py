@@ -38,6 +38,15 @@ def read_array(source: Source, what: str, dataset: str | None = None) -> np.ndar
     raise SubjectError(f"{label(source)} is {found(source)}. Expected {what} as npy or HDF5.")
 
 
+def dataset_names(source: Source) -> tuple[str, ...]:
+    """Paths of the datasets of an HDF5 file, sorted; raises SubjectError if it cannot be read."""
+    with _hdf5(source) as file:
+        try:
+            return tuple(sorted(_datasets(file)))
+        except Exception as error:  # as in _hdf5
+            raise _unreadable(source, error) from error
+
+
 def require_numbers(dtype: np.dtype, what: str) -> None:
     """Refuse a dtype that is not plain integers or floats of at most 64 bits; raises SubjectError."""
     if dtype.kind not in "iuf" or dtype.itemsize > 8:

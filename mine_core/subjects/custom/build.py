@@ -2,84 +2,94 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 
 from mine_core.artifacts import hash_array, hash_text
 from mine_core.errors import SubjectError
+from mine_core.subjects.custom.beside import Beside, read_beside
+from mine_core.subjects.custom.cortices import CheckCortex, CortexChoice, CortexKind, choose_cortex, places_on
 from mine_core.subjects.custom.images import Progress, list_images, never, read_images, silent
-from mine_core.subjects.custom.limits import composed, counted, listed, quoted
-from mine_core.subjects.custom.matching import ImageOrder, Matching, index_by, match
-from mine_core.subjects.custom.responses import ResponseTable, read_responses, refuse_infinite
+from mine_core.subjects.custom.limits import composed, counted, quoted
+from mine_core.subjects.custom.mapper import Mapper, read_mapper
+from mine_core.subjects.custom.matching import ImageOrder, Matching, match
+from mine_core.subjects.custom.places import MaskOrder
+from mine_core.subjects.custom.recording import FilesAre, read_recording
+from mine_core.subjects.custom.responses import Places, ResponseTable, refuse_infinite
 from mine_core.subjects.custom.selection import Kept, Measured, keep_complete, measure, picked
-from mine_core.subjects.custom.sources import Source, fingerprint, label
-from mine_core.subjects.custom.splits import check_leaks, check_splits, draw_splits, group_identical, keep_stimuli, read_splits
-from mine_core.subjects.custom.tables import read_captions, read_ids
-from mine_core.subjects.custom.voxels import check_ceiling, read_noise_ceiling, read_regions
+from mine_core.subjects.custom.sources import Source, Sources, fingerprint, fingerprints, label, labels
+from mine_core.subjects.custom.splits import check_leaks, draw_splits, group_identical, keep_stimuli
+from mine_core.subjects.custom.tables import read_ids
+from mine_core.subjects.custom.voxels import check_ceiling
 from mine_core.types import Responses, Splits, StimulusSet, Subject, VoxelIndex
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 BUILT_IN = frozenset({"phantom"})
 
 
-@dataclass(frozen=True)
-class _Beside:
-    """What a user may give beside images and responses, of all stimuli that were matched and all voxels given."""
-
-    splits: Splits | None
-    regions: tuple[str, ...]
-    membership: Bool[np.ndarray, "region voxel"]
-    noise_ceiling: Float[np.ndarray, " voxel"] | None
-    captions: tuple[tuple[str, ...], ...]
-    caption_source: str
-    notes: tuple[str, ...]
+def nothing_to_check(choice: CortexChoice, places: Places | None) -> tuple[str, ...]:  # noqa: ARG001
+    """Take a cortex as it was named."""
+    return ()
 
 
 def import_subject(
     name: str,
     images: Source,
-    responses: Source,
-    response_axes: Sequence[str],
+    responses: Sources,
+    response_axes: Sequence[str] = (),
     *,
+    mask: Sources | None = None,
+    mask_order: MaskOrder | None = None,
+    files_are: FilesAre | None = None,
     stimulus_ids: Source | None = None,
     splits: Splits | Source | None = None,
     seed: int = 0,
     size: int | None = None,
-    regions: Source | None = None,
-    noise_ceiling: Source | None = None,
+    regions: Sources | None = None,
+    region_names: Source | None = None,
+    noise_ceiling: Sources | None = None,
     captions: Source | None = None,
+    cortex: CortexKind | None = None,
+    pycortex_subject: str | None = None,
+    pycortex_transform: str | None = None,
+    mapper: Source | None = None,
     units: str = "as given",
     drop_incomplete: bool = False,
     image_order: ImageOrder | None = None,
     image_dataset: str | None = None,
     response_dataset: str | None = None,
+    check_cortex: CheckCortex = nothing_to_check,
     on_progress: Progress = silent,
     cancelled: Callable[[], bool] = never,
 ) -> Subject:
-    """Make a subject without a cortex of images and responses; nothing is written, and nothing is repaired in silence.
+    """Make a subject of images and responses; nothing is written, and nothing is repaired in silence.
 
     Parameters
     ----------
     name : letters, digits, - and _, at most 64; not that of a built-in subject.
-    images, responses : see `read_images` and `read_responses`; `image_dataset` and `response_dataset` are paths inside HDF5.
-    response_axes : the axes of the responses in order, of stimulus, voxel and perhaps repeat (NaN: not shown).
+    images : see `read_images`; `image_dataset` is a path inside HDF5.
+    responses, response_axes, response_dataset, mask, mask_order, files_are : see `read_recording`; of a table, the axes in order, of
+        stimulus, voxel and perhaps repeat (NaN: not shown).
     stimulus_ids : text, one file name a line in the order of the responses, where these have no ids themselves.
     splits : positions of stimuli in the order of the responses, or a CSV stimulus,split. None draws 80 / 10 / 10 % of
         the images with `seed`, identical images together.
     size : side to crop and resize images to; None keeps them.
-    regions : CSV voxel,region. noise_ceiling : npy, share of variance per voxel. captions : COCO JSON or CSV stimulus,caption.
+    regions, region_names : CSV voxel,region; or labels on the grid of the responses and a CSV value,name. None takes a mapper's.
+    noise_ceiling : share of variance per voxel, npy or a map on the grid of the responses. captions : COCO JSON or CSV
+        stimulus,caption.
+    cortex, pycortex_subject, pycortex_transform, mapper : what the voxels are drawn on, see `choose_cortex`.
     units : what the responses are in, for the axes of figures.
     drop_incomplete : leave out images without responses and responses without images, stimuli that more than half of the voxels
         lack, voxels that lack a stimulus, and voxels that do not vary over the training stimuli; each is reported.
     image_order : how file names are sorted where nothing has ids, if sorting as text and by number differ.
+    check_cortex : looks at surfaces that this layer does not know; what it returns is noted.
     on_progress, cancelled : as in `read_images`.
 
     Returns
     -------
-    Subject : of kind `custom`, cortex empty, voxels without a place in a volume, in the order of the responses. Values are
+    Subject : of kind `custom`, voxels in the order of the responses, with a place where they have one. Values are
         float32 means over the repeats that were shown. `provenance["import"]` holds what `describe_import` says, and
         whatever the subject depends on: two imports of equal provenance are equal.
 
@@ -90,12 +100,17 @@ def import_subject(
     """
     check_subject_name(name)
     ids = None if stimulus_ids is None else read_ids(stimulus_ids)
-    table = read_responses(responses, axes=response_axes, dataset=response_dataset)
+    given = {"axes": response_axes, "dataset": response_dataset, "mask": mask, "mask_order": mask_order, "files_are": files_are}
+    table = read_recording(responses, **given, on_progress=on_progress, cancelled=cancelled)  # type: ignore[arg-type]
+    flat = None if mapper is None else read_mapper(mapper)
+    choice = choose_cortex(cortex, pycortex_subject, pycortex_transform, flat is not None, table.places)
+    places = _places(choice, table, flat)
+    cortex_notes = check_cortex(choice, places)
     image_ids, named = list_images(images, dataset=image_dataset)
     matching = match(image_ids, named, table, ids, image_order, drop_incomplete)
     refuse_infinite(table)
     kept = keep_complete(table, matching, drop_incomplete)
-    beside = _read_beside(splits, regions, noise_ceiling, captions, table, matching)
+    beside = read_beside(splits, (regions, region_names), noise_ceiling, captions, table, matching, flat)
     read = read_images(images, size=size, dataset=image_dataset, on_progress=on_progress, cancelled=cancelled)
     if read.ids != image_ids:
         raise SubjectError(f"The images in {label(images)} changed while they were read; expected them still. Import again.")
@@ -103,26 +118,40 @@ def import_subject(
     parts, group_notes = _split(pictures, picked(matching.ids, kept.stimuli), beside.splits, kept, seed)
     measured = measure(table, matching, kept, parts, drop_incomplete)
     settings = {"size": size, "seed": seed, "units": units, "drop_incomplete": drop_incomplete, "image_order": image_order}
+    settings |= {"mask_order": mask_order, "files_are": files_are}
     tables = {"stimulus_ids": stimulus_ids, "regions": regions, "noise_ceiling": noise_ceiling, "captions": captions}
+    tables |= {"mask": mask, "region_names": region_names, "mapper": mapper}
     record = {
         "images": {"file": label(images), "sha256": fingerprint(images), "dataset": image_dataset, "n_images": len(image_ids)},
         "responses": {
-            "file": label(responses),
-            "sha256": fingerprint(responses),
+            "file": labels(responses),
+            "sha256": fingerprints(responses),
             "dataset": response_dataset,
             "shape": list(table.given_shape),
             "dtype": table.given_dtype,
             "axes": list(table.axes),
         },
         "settings": settings,
-        "tables": {what: None if source is None else fingerprint(source) for what, source in tables.items()},
+        "tables": {what: None if source is None else fingerprints(source) for what, source in tables.items()},
+        "cortex": choice.record(),
+        "affine": None if places is None or places.affine is None else places.affine.tolist(),
         "given_splits": _split_fingerprint(splits),
         "matching": matching.note,
         "splits": "given" if beside.splits is not None else f"drawn by image with seed {seed}",
-        "notes": [*read.notes, *beside.notes, *group_notes, *measured.notes],
+        "notes": [*cortex_notes, *read.notes, *beside.notes, *group_notes, *measured.notes],
         **_left(table, measured.kept),
     }
-    return _assemble(name, units, pictures, matching, parts, measured, beside, record)
+    return _assemble(name, units, pictures, matching, parts, measured, beside, record, places)
+
+
+def _places(choice: CortexChoice, table: ResponseTable, flat: Mapper | None) -> Places | None:
+    """Return the places of the voxels on their cortex; raises SubjectError if they have none, or are not those of the mapper."""
+    if flat is not None and flat.n_voxels != table.n_voxels:
+        raise SubjectError(
+            f"The mapper is of {flat.n_voxels:,} voxels, the responses have {table.n_voxels:,}; expected the same voxels in the same "
+            "order. Give the mapper of this subject, or check the axes of the responses."
+        )
+    return places_on(choice, table.places, table.n_voxels)
 
 
 def check_subject_name(name: str) -> None:
@@ -131,54 +160,6 @@ def check_subject_name(name: str) -> None:
         raise SubjectError(f"The name {quoted(name)} was given; expected 1 to 64 letters, digits, - or _, a letter or digit first.")
     if name.lower() in BUILT_IN:
         raise SubjectError(f"The name {quoted(name)} is that of a built-in subject; choose another.")
-
-
-def _read_beside(
-    splits: Splits | Source | None,
-    regions: Source | None,
-    noise_ceiling: Source | None,
-    captions: Source | None,
-    table: ResponseTable,
-    matching: Matching,
-) -> _Beside:
-    given = splits if isinstance(splits, Splits) or splits is None else read_splits(splits, matching.ids)
-    if given is not None:
-        check_splits(given, len(matching.ids))
-    names: tuple[str, ...] = ()
-    membership = np.zeros((0, table.n_voxels), dtype=np.bool_)
-    notes = []
-    if regions is not None:
-        names, membership = read_regions(regions, table.n_voxels, table.voxel_names)
-        outside = int((~membership.any(axis=0)).sum())
-        notes += [f"{counted(outside, 'voxel')} in no region."] if outside else []
-    sentences: tuple[tuple[str, ...], ...] = ((),) * len(matching.ids)
-    source = "none"
-    if captions is not None:
-        sentences, caption_notes = _match_captions(captions, matching.ids)
-        source = f"given ({label(captions)})"
-        notes += caption_notes
-    ceiling = None if noise_ceiling is None else read_noise_ceiling(noise_ceiling, table.n_voxels)
-    return _Beside(given, names, membership, ceiling, sentences, source, tuple(notes))
-
-
-def _match_captions(source: Source, ids: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], ...], list[str]]:
-    """Captions of each stimulus, and a word on those that found none; raises SubjectError if not one caption finds its image."""
-    captions = read_captions(source)
-    index, _ = index_by(ids, list(captions))
-    sentences: list[tuple[str, ...]] = [()] * len(ids)
-    others = [name for name in captions if name not in index]
-    for name, said in captions.items():
-        if name in index:
-            sentences[index[name]] = tuple(said)
-    without = sum(not said for said in sentences)
-    if without == len(ids):
-        raise SubjectError(
-            f"captions ({label(source)}) are of {len(captions):,} images ({listed(others)}), none of them among the {len(ids):,} "
-            f"stimuli ({listed(ids)}); expected file names of the images. Correct them."
-        )
-    notes = [f"{counted(without, 'stimulus', 'stimuli')} without a caption."] if without else []
-    notes += [f"Captions of {counted(len(others), 'other image')} passed over."] if others else []
-    return tuple(sentences), notes
 
 
 def _picked_images(images: UInt8[np.ndarray, "image size size 3"], rows: np.ndarray) -> UInt8[np.ndarray, "stimulus size size 3"]:
@@ -221,8 +202,9 @@ def _assemble(
     matching: Matching,
     splits: Splits,
     measured: Measured,
-    beside: _Beside,
+    beside: Beside,
     record: dict[str, Any],
+    places: Places | None,
 ) -> Subject:
     kept = measured.kept
     ids = tuple(composed(name) for name in picked(matching.ids, kept.stimuli))
@@ -230,7 +212,8 @@ def _assemble(
     ceiling = None if beside.noise_ceiling is None else beside.noise_ceiling[kept.voxels]
     if ceiling is not None:
         check_ceiling(ceiling)
-    index = VoxelIndex(name, np.full(n_voxels, -1, dtype=np.int64), (), beside.regions, beside.membership[:, kept.voxels])
+    where = np.full(n_voxels, -1, dtype=np.int64) if places is None else places.flat_index[kept.voxels].astype(np.int64)
+    index = VoxelIndex(name, where, () if places is None else places.shape, beside.regions, beside.membership[:, kept.voxels])
     for array in (measured.values, measured.repeats, ceiling, index.flat_index, index.membership):
         if array is not None:
             array.flags.writeable = False
@@ -241,7 +224,7 @@ def _assemble(
         stimuli=StimulusSet(ids, images, captions, beside.caption_source),
         responses=Responses(measured.values, measured.repeats, ids, index, units),
         splits=splits,
-        cortex="",
+        cortex=record["cortex"]["subject"] or (record["cortex"]["kind"] if record["cortex"]["kind"] in ("fsaverage", "mapper") else ""),
         noise_ceiling=ceiling,
         provenance={"import": record},
     )

@@ -81,7 +81,7 @@ def read_images(
         if n_bytes > MAX_ARRAY_BYTES:
             raise SubjectError(
                 f"{counted(len(stack.ids), 'image')} of {side} pixels a side are {amount(n_bytes)}; at most "
-                f"{MAX_ARRAY_BYTES // GIB} GiB are read. Give a smaller --size."
+                f"{MAX_ARRAY_BYTES // GIB} GiB are read. Give a smaller size."
             )
         images = np.empty((len(stack.ids), side, side, 3), np.uint8)
         for position in range(len(images)):
@@ -163,13 +163,13 @@ def _side(stack: _Stack, size: int | None) -> int:
         raise SubjectError(
             f"{oblong:,} of {counted(len(stack.ids), 'image')} are not square "
             f"(first: {quoted(stack.ids[first])}, {wide} x {tall}); "
-            "give --size N to crop each to its centred square and resize it to N pixels."
+            "give a size in pixels, to crop each to its centred square and resize it."
         )
     if len(kinds) > 1:
         first = next(i for i, found_size in enumerate(stack.sizes) if found_size != (height, width))
         raise SubjectError(
             f"Images have {len(kinds)} sizes: {n_common:,} of {len(stack.ids):,} are {width} x {height}, the first other is "
-            f"{quoted(stack.ids[first])}, {stack.sizes[first][1]} x {stack.sizes[first][0]}; give --size N to resize all to N."
+            f"{quoted(stack.ids[first])}, {stack.sizes[first][1]} x {stack.sizes[first][0]}; give a size in pixels to resize all to."
         )
     check_size(height)
     return height

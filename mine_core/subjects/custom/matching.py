@@ -84,7 +84,7 @@ def _check_numbers(n_images: int, table: ResponseTable) -> None:
     if n_images == table.n_stimuli:
         return
     advice = suggest_axes(table, n_images) or (
-        "give one image per stimulus, or the id of each stimulus (a first column in the CSV, or --stimulus-ids)."
+        "give one image per stimulus, or the id of each stimulus (a first column in the CSV, or a file of stimulus ids)."
     )
     raise SubjectError(
         f"Responses ({lengths(table.given_shape)}, read as {','.join(table.axes)}) have {table.n_stimuli:,} stimuli, "
@@ -103,7 +103,7 @@ def _match_by_position(images: tuple[str, ...], named: bool, table: ResponseTabl
         raise SubjectError(
             f"Image {first} is {quoted(images[first])} when names are sorted as text and {quoted(images[by_number[first]])} when "
             "sorted by the numbers in them; which order the responses have is not known. "
-            "Give --stimulus-ids, or --image-order text or number."
+            "Give stimulus ids, or the order of the images: text or number."
         )
     if order == "number":
         rows = np.array(by_number)
@@ -166,5 +166,5 @@ def _match_by_id(images: tuple[str, ...], table: ResponseTable, ids: tuple[str, 
 
 def _advice(any_matched: bool, table: ResponseTable, n_images: int) -> str:
     if any_matched:
-        return "add what is missing, or --drop-incomplete to leave both out."
+        return "add what is missing, or ask to drop what is incomplete to leave both out."
     return suggest_axes(table, n_images) or "ids are file names, with or without suffix: correct them."

@@ -131,7 +131,7 @@ def square(image: Pixels, size: int) -> UInt8[np.ndarray, "size size 3"]:
 def check_size(size: int) -> None:
     """Refuse a side that no backbone takes; raises SubjectError."""
     if not MIN_PICTURE_SIDE <= size <= MAX_SIZE:
-        raise SubjectError(f"Size {size} was given; expected {MIN_PICTURE_SIDE} to {MAX_SIZE} pixels. Choose another --size.")
+        raise SubjectError(f"Size {size} was given; expected {MIN_PICTURE_SIDE} to {MAX_SIZE} pixels. Choose another size.")
 
 
 def _opened(content: bytes, name: str) -> Image.Image:

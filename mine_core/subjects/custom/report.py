@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from mine_core.errors import SubjectError
+from mine_core.subjects.custom.cortices import title_of
 from mine_core.subjects.custom.limits import counted, listed
 from mine_core.subjects.custom.responses import lengths
 from mine_core.types import Subject
@@ -19,9 +20,10 @@ def describe_import(subject: Subject) -> tuple[str, ...]:
     if subject.kind != "custom" or record is None:
         raise SubjectError(f"Subject '{subject.name}' is of kind {subject.kind}; expected an imported one. Its own page describes it.")
     answered = record["responses"]
+    drawn = title_of(record.get("cortex", {"kind": "none"}))
     return (
         f"Subject '{subject.name}': {counted(len(subject.stimuli), 'stimulus', 'stimuli')} of {subject.stimuli.images.shape[1]} x "
-        f"{subject.stimuli.images.shape[2]} pixels, {counted(len(subject.responses.voxels), 'voxel')}, no cortex.",
+        f"{subject.stimuli.images.shape[2]} pixels, {counted(len(subject.responses.voxels), 'voxel')}, {drawn}.",
         f"Read {counted(record['images']['n_images'], 'image')} from {record['images']['file']}, and responses from "
         f"{answered['file']}: {lengths(tuple(answered['shape']))} {answered['dtype']}, read as {','.join(answered['axes'])}.",
         record["matching"],

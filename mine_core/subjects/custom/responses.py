@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mine_core.errors import SubjectError
 from mine_core.subjects.custom.arrays import read_array, require_numbers
@@ -26,6 +26,19 @@ MAX_RESPONSE = 1e30
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where voxels lie: `flat_index` is the position in the C-ordered array of `shape`, ascending unless a file orders them.
+
+    A volume is [z, y, x], two hemispheres of one mesh [hemisphere, vertex], two of different meshes [vertex] with the left
+    first. `affine` leads from (x, y, z) of a volume, counted from 0, to mm; None of a surface.
+    """
+
+    shape: tuple[int, ...]
+    flat_index: Int[np.ndarray, " voxel"]
+    affine: Float[np.ndarray, "4 4"] | None
+
+
+@dataclass(frozen=True)
 class ResponseTable:
     """Responses as given, axes in one order; names where the file has them; NaN where a showing did not take place."""
 
@@ -35,6 +48,7 @@ class ResponseTable:
     axes: tuple[str, ...]
     given_shape: tuple[int, ...]
     given_dtype: str
+    places: Places | None = None
 
     @property
     def n_stimuli(self) -> int:
@@ -66,6 +80,11 @@ def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None =
     ------
     SubjectError : for unknown or missing axes, another number of axes, no numbers, rows of unequal length; see `read_array`.
     """
+    if not axes:
+        raise SubjectError(
+            f"The axes of the responses ({label(source)}) are not named; expected their order, such as voxel,stimulus. Nothing in a "
+            "table tells it."
+        )
     axes = check_axes(axes)
     names: list[tuple[str, ...] | None] = [None] * len(axes)
     if kind_of(source) == "text":
@@ -76,13 +95,15 @@ def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None =
     if array.ndim != len(axes):
         raise SubjectError(
             f"Responses have {counted(array.ndim, 'axis', 'axes')} of length {lengths(array.shape)}, "
-            f"--response-axes names {len(axes)}: {','.join(axes)}. "
+            f"the axes of the responses name {len(axes)}: {','.join(axes)}. "
             "Name each axis once: stimulus, voxel and, if there is one, repeat."
         )
     by_axis = dict(zip(axes, names, strict=True))
     ordered = _ordered(array, axes)
     if len(ordered) > MAX_REPEATS:
-        raise SubjectError(f"Responses have {len(ordered):,} repeats; expected at most {MAX_REPEATS:,}. Check --response-axes.")
+        raise SubjectError(
+            f"Responses have {len(ordered):,} repeats; expected at most {MAX_REPEATS:,}. Check the axes of the responses."
+        )
     for axis in ("stimulus", "voxel"):
         if by_axis[axis] is not None:
             check_unique(by_axis[axis], f"Responses ({label(source)}), {axis} ids")  # type: ignore[arg-type]
@@ -94,10 +115,10 @@ def check_axes(axes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(axes)
     unknown = [name for name in names if name not in AXES]
     if unknown:
-        raise SubjectError(f"Unknown axis {quoted(unknown[0])} in --response-axes; expected stimulus, voxel and perhaps repeat.")
+        raise SubjectError(f"The axes of the responses name {quoted(unknown[0])}; expected stimulus, voxel and perhaps repeat.")
     if len(set(names)) != len(names) or not {"stimulus", "voxel"} <= set(names):
         raise SubjectError(
-            f"--response-axes is {','.join(names) or 'empty'}; expected stimulus and voxel once each, repeat at most once."
+            f"The axes of the responses are {','.join(names) or 'not named'}; expected stimulus and voxel once each, perhaps repeat."
         )
     return names
 
@@ -117,9 +138,11 @@ def _ordered(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
 
 def suggest_axes(table: ResponseTable, n_images: int) -> str:
     """Advice where another reading of the axes would give as many stimuli as there are images; empty where none does."""
+    if not set(table.axes) <= set(AXES):
+        return ""
     for order in itertools.permutations(table.axes):
         if order != table.axes and table.given_shape[order.index("stimulus")] == n_images:
-            return f"did you mean --response-axes {','.join(order)}?"
+            return f"did you mean the axes {','.join(order)}?"
     return ""
 
 
@@ -210,7 +233,7 @@ def refuse_missing(missing: Bool[np.ndarray, "stimulus voxel"], ids: Sequence[st
         f"{int(missing.sum()):,} of {missing.size:,} responses {lacking}, in {int(missing.any(axis=1).sum()):,} of "
         f"{missing.shape[0]:,} stimuli and {int(missing.any(axis=0).sum()):,} of {missing.shape[1]:,} voxels "
         f"(first: stimulus {stimulus}, {plain(ids[stimulus])}, voxel {voxel}, counted from 0); "
-        "give complete responses, or --drop-incomplete to drop stimuli and voxels and be told which."
+        "give complete responses, or ask to drop what is incomplete and be told which."
     )
 
 

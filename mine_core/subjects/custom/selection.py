@@ -67,7 +67,7 @@ def keep_complete(table: ResponseTable, matching: Matching, drop: bool) -> Kept:
         lost = f" after {int(stimuli.sum()):,} were dropped" if stimuli.any() else ""
         raise SubjectError(
             f"There are {counted(n_left, 'stimulus', 'stimuli')}{lost}; expected at least {MIN_STIMULI} to fit and test an "
-            "encoding model. Give more (or check --response-axes)."
+            "encoding model. Give more (or check the axes of the responses)."
         )
     _check_some_left(~voxels, dropped)
     return Kept(~stimuli, ~voxels, tuple(dropped))
@@ -92,7 +92,7 @@ def measure(table: ResponseTable, matching: Matching, kept: Kept, splits: Splits
             raise SubjectError(
                 f"{int(constant.sum()):,} of {counted(len(constant), 'voxel')} do not vary over the {len(splits.train):,} training "
                 f"stimuli (first: voxel {positions[0]}, counted from 0, always {values[splits.train[0], first]:g}); "
-                "leave them out, or --drop-incomplete to drop them and be told which."
+                "leave them out, or ask to drop what is incomplete and be told which."
             )
         dropped.append(Dropped("voxel", "does not vary over the training stimuli", _voxel_labels(table, lost)))
         values, repeats = values[:, ~constant], repeats[:, :, ~constant]
@@ -116,7 +116,7 @@ def _check_some_left(voxels: Bool[np.ndarray, " voxel"], dropped: list[Dropped])
         last = dropped[-1]
         raise SubjectError(
             f"No voxel is left: {counted(len(last.which), last.what)} dropped ({last.why}: {listed(last.which)}); "
-            "expected at least one. Check the responses and --response-axes."
+            "expected at least one. Check the responses and their axes."
         )
 
 

@@ -1,7 +1,9 @@
 """A file, a folder or an upload, known by its content and never by its name."""
 
+import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +13,16 @@ from mine_core.errors import SubjectError
 from mine_core.subjects.custom.limits import amount, plain, reason
 
 Source = Path | bytes
-SourceKind = Literal["folder", "zip", "npy", "hdf5", "text", "other"]
+Sources = Source | tuple[Source, ...]
+SourceKind = Literal["folder", "zip", "npy", "hdf5", "nifti", "gifti", "mgh", "text", "other"]
 
 ZIP_HEADS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 NPY_HEAD = b"\x93NUMPY"
 HDF5_HEAD = b"\x89HDF\r\n\x1a\n"
 HDF5_OFFSETS = (0, 512, 1024, 2048)
+GZIP_HEAD = b"\x1f\x8b"
 HEAD_BYTES = 4096
+MGH_TYPES = (0, 1, 3, 4)
 # What people hand over by mistake, by how it begins: where its bytes lie, what it is, what to do.
 STRANGERS = (
     (b"\x80\x02", "a Python pickle, which is never read", "save the array with numpy.save(path, array, allow_pickle=False)"),
@@ -27,8 +32,11 @@ STRANGERS = (
     (b"MATLAB 5.0", "a MATLAB 5 file", "save it from MATLAB with -v7.3, which is HDF5"),
     (b"\x1f\x8b", "a gzip file", "unpack it first"),
     (b"PK", "a zip (or npz, or xlsx)", "unpack it and give one npy, HDF5 or CSV file"),
-    (b"\x5c\x01\x00\x00", "a NIfTI image", "save its values as an npy array"),
+    (b"\x5c\x01\x00\x00", "half of a pair of files (hdr and img)", "save it as one NIfTI file, .nii or .nii.gz"),
 )
+
+
+BRAIN_IMAGES = {"nifti": "a NIfTI volume", "gifti": "a GIFTI file", "mgh": "an MGH file"}
 
 
 def label(source: Source) -> str:
@@ -70,14 +78,60 @@ def opened(source: Source) -> Iterator[io.BufferedIOBase]:
         yield stream
 
 
+def each(given: Sources) -> tuple[Source, ...]:
+    """Return the files of a field that takes one or several, in their order."""
+    return given if isinstance(given, tuple) else (given,)
+
+
+def only(given: Sources, what: str) -> Source:
+    """Return the one file of a field; raises SubjectError if there are several."""
+    files = each(given)
+    if len(files) != 1:
+        raise SubjectError(f"{what} are {len(files)} files ({labels(given)}); expected one. Join them, or give one.")
+    return files[0]
+
+
+def labels(given: Sources) -> str:
+    """What to call the files of a field that takes one or several."""
+    return ", ".join(label(source) for source in each(given))
+
+
+@contextmanager
+def unpacked(source: Source) -> Iterator[io.BufferedIOBase]:
+    """Open a file or an upload and read through gzip where it is packed; nothing is read before it is asked for."""
+    with opened(source) as stream:
+        packed = stream.read(2) == GZIP_HEAD
+        stream.seek(0)
+        yield gzip.GzipFile(fileobj=stream) if packed else stream  # type: ignore[misc]
+
+
 def head_of(source: Source) -> bytes:
     """Return the first bytes, by which a source is known."""
     with opened(source) as stream:
         return stream.read(HEAD_BYTES)
 
 
+def image_kind(source: Source) -> Literal["nifti", "gifti", "mgh"] | None:
+    """Which kind of brain image a source is, packed or not; None for anything else."""
+    try:
+        with unpacked(source) as stream:
+            head = stream.read(HEAD_BYTES)
+    except (EOFError, OSError, zlib.error):
+        return None
+    if (head[344:348] == b"n+1\0" and 348 in _both(head[:4])) or (head[4:8] == b"n+2\0" and 540 in _both(head[:4])):
+        return "nifti"
+    if b"<GIFTI" in head and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "gifti"
+    words = [int.from_bytes(head[place : place + 4], "big", signed=True) for place in range(0, 24, 4)]
+    return "mgh" if words[0] == 1 and min(words[1:5]) >= 1 and words[5] in MGH_TYPES and len(head) >= 284 else None
+
+
+def _both(word: bytes) -> tuple[int, int]:
+    return int.from_bytes(word, "little"), int.from_bytes(word, "big")
+
+
 def kind_of(source: Source) -> SourceKind:
-    """What a source is, by its content: a folder, a zip, an npy, an HDF5 file, UTF-8 text, or something else."""
+    """What a source is, by its content: a folder, a zip, an npy, an HDF5 file, a brain image, UTF-8 text, or something else."""
     if is_folder(source):
         return "folder"
     head = head_of(source)
@@ -87,6 +141,9 @@ def kind_of(source: Source) -> SourceKind:
         return "npy"
     if any(head[offset:].startswith(HDF5_HEAD) for offset in HDF5_OFFSETS):
         return "hdf5"
+    image = image_kind(source)
+    if image is not None:
+        return image
     return "text" if _is_text(head) else "other"
 
 
@@ -113,11 +170,12 @@ def found(source: Source) -> str:
     head = head_of(source)
     if not head:
         return "an empty file; make it again"
+    kind = kind_of(source)
     known = stranger(head)
-    if known is not None:
+    if known is not None and kind not in BRAIN_IMAGES:
         return "; ".join(known)
-    names = {"zip": "a zip", "npy": "an npy array", "hdf5": "an HDF5 file", "text": "a text file"}
-    return names.get(kind_of(source), f"a file that begins with {head[:8].hex(' ')}") + "; give another"
+    names = {"zip": "a zip", "npy": "an npy array", "hdf5": "an HDF5 file", "text": "a text file", **BRAIN_IMAGES}
+    return names.get(kind, f"a file that begins with {head[:8].hex(' ')}") + "; give another"
 
 
 def read_bytes(source: Source, limit: int) -> bytes:
@@ -139,3 +197,9 @@ def fingerprint(source: Source) -> str:
         name = path.relative_to(source).as_posix()
         digest.update(f"{len(name)}:{name}:{fingerprint(path)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def fingerprints(given: Sources) -> str | list[str]:
+    """Return the fingerprint of a field's file, or those of its several files in their order."""
+    found = [fingerprint(source) for source in each(given)]
+    return found if isinstance(given, tuple) else found[0]

@@ -42,8 +42,7 @@ def read_regions(
         raise SubjectError(f"regions give voxel {quoted(twice[0])} in {quoted(twice[1])} twice; expected each pair once.")
     regions = tuple(dict.fromkeys(region for _, region in rows))
     for region in regions:
-        if not region.isprintable() or len(region) > MAX_REGION_NAME:
-            raise SubjectError(f"Region {quoted(region)} has no usable name; expected at most {MAX_REGION_NAME} printable characters.")
+        check_region_name(region)
     if len(regions) > MAX_REGIONS:
         raise SubjectError(f"regions are {len(regions):,}; expected at most {MAX_REGIONS:,}. Are the columns voxel,region?")
     membership = np.zeros((len(regions), n_voxels), dtype=np.bool_)
@@ -51,6 +50,12 @@ def read_regions(
     for voxel, region in rows:
         membership[row_of[region], positions[voxel]] = True
     return regions, membership
+
+
+def check_region_name(name: str) -> None:
+    """Refuse a name that cannot be shown; raises SubjectError."""
+    if not name.isprintable() or len(name) > MAX_REGION_NAME:
+        raise SubjectError(f"Region {quoted(name)} has no usable name; expected at most {MAX_REGION_NAME} printable characters.")
 
 
 def read_noise_ceiling(source: Source, n_voxels: int, dataset: str | None = None) -> Float[np.ndarray, " voxel"]:

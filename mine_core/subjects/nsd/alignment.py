@@ -38,7 +38,7 @@ def prove_alignment(measured: Float[np.ndarray, " voxel"], published: Map, place
             "that responses and regions are aligned. Add sessions, so that images repeat."
         )
     own = _correlation(measured, ours)
-    others = [_correlation(measured, places.take(turned)) for turned in _orientations(published)]
+    others = [_correlation(measured, places.take(turned)) for turned in orientations(published)]
     rival = max(others, default=-1.0)
     if own < LEAST or own < rival + LEAD:
         raise SubjectError(
@@ -49,7 +49,7 @@ def prove_alignment(measured: Float[np.ndarray, " voxel"], published: Map, place
     return own, rival
 
 
-def _orientations(volume: Map) -> Iterator[Map]:
+def orientations(volume: Map) -> Iterator[Map]:
     """Every other way to lay a map that keeps its shape: flips, and turns of axes of equal length."""
     axes = range(volume.ndim)
     for order in permutations(axes):

@@ -1,0 +1,143 @@
+"""The cortex of a user's own recording: what must hold before it is kept, and the map that its voxels are drawn on."""
+
+from pathlib import Path
+
+import numpy as np
+import shapely
+from jaxtyping import Float
+
+from mine_core.artifacts import Artifact, ArtifactStore
+from mine_core.cortex import fsaverage
+from mine_core.cortex.filestore import PYCORTEX_LOCK, open_pycortex, quiet
+from mine_core.cortex.flatmap import FlatMap, build_flatmap
+from mine_core.cortex.projection import Projection, interior_pixels, project
+from mine_core.cortex.s1 import HEIGHT, MARGIN_MM
+from mine_core.errors import SubjectError
+from mine_core.subjects.custom.cortices import CheckCortex, CortexChoice
+from mine_core.subjects.custom.responses import Places, lengths
+from mine_core.subjects.custom.volumes import MAX_APART_MM, distance_between
+from mine_core.subjects.nsd.alignment import orientations
+from mine_core.types import Subject, VoxelIndex
+
+LEAST_ON_CORTEX, LEAD = 0.5, 0.05
+"""Share of voxels within 2 mm of the surface that is asked for, and by how much it must exceed that of any other orientation."""
+
+
+def checker(store: ArtifactStore) -> CheckCortex:
+    """Return what an import asks about the cortex that was named, with pycortex working under the store."""
+
+    def check(choice: CortexChoice, places: Places | None) -> tuple[str, ...]:
+        return check_pycortex(store.root, choice, places) if choice.kind == "pycortex" and places is not None else ()
+
+    return check
+
+
+def check_pycortex(cache_dir: Path, choice: CortexChoice, places: Places) -> tuple[str, ...]:
+    """Prove that voxels lie on the cortex of a pycortex subject in a transform, as they are laid and not otherwise.
+
+    A volume on the grid of the transform's own reference image, with its affine, is placed by that. With another affine, the
+    share of voxels within 2 mm of the cortical surface must be 0.5 or more, and 0.05 more than if the volume were flipped or
+    turned: equal shapes prove nothing.
+
+    Returns
+    -------
+    What was found, for the report.
+
+    Raises
+    ------
+    SubjectError
+        If the filestore has no such subject or transform, the shape is another, or the voxels do not lie on the cortex.
+    """
+    projection = project(cache_dir, choice.subject, choice.transform, HEIGHT)
+    named = f"transform '{choice.transform}' of pycortex subject '{choice.subject}'"
+    if places.shape != projection.grid_shape:
+        raise SubjectError(
+            f"The mask is {lengths(places.shape)} (z, y, x), {named} {lengths(projection.grid_shape)}; expected the same grid. Give "
+            "the mask that was made with this transform, or name its own transform."
+        )
+    inside = np.zeros(places.shape, np.float32)
+    inside.reshape(-1)[places.flat_index] = 1
+    own = _share_on_cortex(inside, projection)
+    found = f"{own:.0%} of voxels lie within 2 mm of the cortical surface."
+    apart = _apart_from_reference(cache_dir, choice, places)
+    if apart is not None and apart <= MAX_APART_MM:
+        return (f"Placed on the cortex by the affine of {named}; {found}",)
+    rival = max((_share_on_cortex(turned, projection) for turned in orientations(inside)), default=0.0)
+    if own < LEAST_ON_CORTEX or own < rival + LEAD:
+        away = "has no affine to compare" if apart is None else f"has another affine (voxels up to {apart:,.1f} mm away)"
+        raise SubjectError(
+            f"The mask {away}, and {own:.0%} of its voxels lie within 2 mm of the cortex, {rival:.0%} if it is flipped or turned; "
+            f"expected at least {LEAST_ON_CORTEX:.0%} and {LEAD:.0%} more than otherwise. Save the mask on the grid of {named}."
+        )
+    return (f"Placed on the cortex of {named} by where voxels lie: {found} Flipped or turned, at most {rival:.0%} would.",)
+
+
+def _share_on_cortex(inside: Float[np.ndarray, "z y x"], projection: Projection) -> float:
+    return float(inside.reshape(-1)[projection.surface_voxels.flat_index].sum() / inside.sum())
+
+
+def _apart_from_reference(cache_dir: Path, choice: CortexChoice, places: Places) -> float | None:
+    """Return how far the affine puts a voxel from where the transform's reference image does, mm; None where either has none."""
+    with PYCORTEX_LOCK, quiet():
+        cortex = open_pycortex(cache_dir)
+        reference = getattr(cortex.db.get_xfm(choice.subject, choice.transform), "reference", None)
+    affine = getattr(reference, "affine", None)
+    if affine is None or places.affine is None:
+        return None
+    return distance_between(np.asarray(affine, np.float64), places.affine, places.shape[::-1])
+
+
+def check_units(subject: Subject) -> None:
+    """Refuse more voxels without a cortex than can be laid out by similarity; raises SubjectError."""
+    from mine_core.cortex.layout import MAX_UNITS  # with scikit-learn, which pages need not wait for
+
+    n_voxels = len(subject.responses.voxels)
+    if subject.provenance["import"]["cortex"]["kind"] == "none" and n_voxels > MAX_UNITS:
+        raise SubjectError(
+            f"There are {n_voxels:,} voxels and no cortex; at most {MAX_UNITS:,} can be laid out by similarity. Give a cortex, and "
+            "a mask that says where voxels lie, or fewer voxels."
+        )
+
+
+def pycortex_map(cache_dir: Path, subject: Subject) -> FlatMap:
+    """Draw a subject's voxels on the flatmap of the pycortex subject that it was imported with.
+
+    Outlined are the drawn regions that the subject names too, or, where it names none, all that hold a voxel.
+    """
+    choice = subject.provenance["import"]["cortex"]
+    projection = project(cache_dir, choice["subject"], choice["transform"], HEIGHT)
+    voxels = subject.responses.voxels
+    drawn = _holding(projection, voxels)
+    outlined = tuple(name for name in voxels.regions if name in drawn) if voxels.regions else drawn
+    return build_flatmap(projection, voxels, regions=outlined, margin_mm=MARGIN_MM)
+
+
+def _holding(projection: Projection, voxels: VoxelIndex) -> tuple[str, ...]:
+    """Names of the drawn regions that hold a voxel which the map shows, in the order in which they were drawn."""
+    places = interior_pixels(projection.pixel_flat, int(np.prod(projection.grid_shape)))[voxels.flat_index]
+    x, y = places[places[:, 0] >= 0].T
+    held = (outline.region for outline in projection.outlines if shapely.contains_xy(outline.polygon, x, y).any())
+    return tuple(dict.fromkeys(held))
+
+
+def mapper_map(artifact: Artifact, subject: Subject) -> FlatMap:
+    """Draw a subject's voxels on the flatmap of the mapper that was kept with it."""
+    pixel_voxel, curvature = (np.load(artifact.path / "mapper" / f"{name}.npy") for name in ("pixel_voxel", "curvature"))
+    positions = subject.provenance["import"]["voxel_positions"]
+    voxels = subject.responses.voxels
+    kept = np.arange(len(voxels)) if positions is None else np.array(positions)
+    lookup = np.full(max(int(pixel_voxel.max()), int(kept.max())) + 2, -1, np.int32)
+    lookup[kept] = np.arange(len(kept))
+    # The last entry is never a voxel: -1 reads it.
+    pixels = lookup[pixel_voxel]
+    if not (pixels >= 0).any():
+        raise SubjectError(f"The mapper shows none of the {len(voxels):,} voxels; give the mapper of this subject.")
+    outlines = tuple(
+        outline
+        for name, inside in zip(voxels.regions, voxels.membership, strict=True)
+        for outline in fsaverage._outlines(name, inside, pixels)
+    )
+    centres = interior_pixels(pixels, len(voxels))
+    for array in (pixels, curvature, centres):
+        array.setflags(write=False)
+    return FlatMap(subject.name, pixels, curvature, centres, outlines=outlines, px_per_mm=None)
