@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mine_core.artifacts import ArtifactStore, write_text
+from mine_core.cli_batch import add_batch_command
 from mine_core.cli_common import Bar, add, add_group, settings
 from mine_core.cli_import import add_import
 from mine_core.cli_words import add_words_commands
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("--dictionary", action="store_true", help="sparse autoencoders of every layer, matched to voxels, as well")
     add_import(commands)
     add_words_commands(commands)
+    add_batch_command(commands)
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
     add(evaluate, "description", "words, attributes and captions against planted answers and nulls", run_evaluation("description"))

@@ -6,7 +6,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mine_core.batches import Where
 from mine_core.config import InstrumentConfig
+from mine_core.errors import ConfigError
 
 
 class Bar:
@@ -40,6 +42,25 @@ def add(commands: Any, name: str, purpose: str, run: Any) -> argparse.ArgumentPa
     command.add_argument("--json", metavar="PATH", help="write the result there, as JSON")
     command.set_defaults(run=run)
     return command
+
+
+def add_where(command: argparse.ArgumentParser) -> None:
+    """Add the options that say where a batch runs."""
+    where = command.add_argument_group("where it runs", "the results are the same; killed at any moment, the same command goes on")
+    where.add_argument("--workers", type=int, default=2, help="processes beside each other on this machine (default: 2)")
+    where.add_argument("--dask", default="", metavar="ADDRESS", help="a Dask scheduler whose workers share this cache, tcp://host:8786")
+    where.add_argument("--slurm", type=int, default=0, metavar="N", help="N jobs of a SLURM cluster that share this cache")
+    options = "of each job, as dask_jobqueue.SLURMCluster takes them: queue, account, memory, walltime"
+    where.add_argument("--slurm-option", nargs="*", default=[], metavar="NAME=VALUE", help=options)
+
+
+def where_of(options: argparse.Namespace) -> Where:
+    """Where a batch runs; raises ConfigError for options that make no sense."""
+    pairs = [pair.partition("=") for pair in options.slurm_option]
+    wrong = [name for name, equals, _ in pairs if not (name and equals)]
+    if wrong or (pairs and not options.slurm):
+        raise ConfigError("--slurm-option takes NAME=VALUE, such as queue=short, beside --slurm N.")
+    return Where(options.workers, options.dask, options.slurm, {name: value for name, _, value in pairs})
 
 
 def settings(options: argparse.Namespace) -> InstrumentConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mine_core.artifacts import ArtifactStore
-from mine_core.cli_common import Bar, add, settings
+from mine_core.cli_common import Bar, add, add_where, settings, where_of
 from mine_core.config import cache_directory
 from mine_core.errors import ConfigError
 
@@ -16,7 +16,7 @@ def add_words_commands(commands: Any) -> None:
     profile = add(
         commands, "profile", "describe every voxel: words, attributes, images, caveats; goes on where it was stopped", run_profile
     )
-    profile.add_argument("--workers", type=int, default=2, help="processes beside each other (default: 2)")
+    add_where(profile)
     profile.add_argument("--out", type=Path, metavar="PATH", help="write the profiles there too, as .parquet or .csv")
     profile.add_argument("--words", type=Path, metavar="FILE", help="add your own words, one a line (UTF-8); they are kept")
     profile.add_argument("--forget-words", action="store_true", help="take away the words of your own that are kept")
@@ -58,7 +58,7 @@ def run_profile(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     config, store = settings(options), ArtifactStore(cache_directory())
     endpoint = _writer(options)
     own = _own_words(options, bar)
-    table = profile_all(config, store, own=own, workers=options.workers, on_progress=bar)
+    table = profile_all(config, store, own=own, where=where_of(options), on_progress=bar)
     found = {**summary_of(table), "own_words": list(own)}
     if endpoint is not None:
         table, found["written"] = _written(options, bar, endpoint, table)

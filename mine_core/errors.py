@@ -41,5 +41,9 @@ class EditError(MineError):
     """An image edit that cannot be made, or that broke its promise."""
 
 
+class BatchError(MineError):
+    """A batch that cannot run where it was asked to, or lost the machines it ran on."""
+
+
 class Cancelled(MineError):
     """Work that the user stopped; nothing of it was kept."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mine_core.artifacts import ArtifactStore
+from mine_core.batches import Where
 from mine_core.config import InstrumentConfig
 from mine_core.description.scoring import standardised
 from mine_core.description.search import parse_query, search, text_score
@@ -30,7 +31,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     store.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store.root) as scratch:
         began = time.perf_counter()
-        table = profile_blocks(instrument, store, Path(scratch), workers, on_progress)
+        table = profile_blocks(instrument, store, Path(scratch), Where(workers), on_progress)
         seconds = time.perf_counter() - began
     return {
         "search_voxels": N_VOXELS,

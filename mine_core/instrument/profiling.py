@@ -2,10 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+import uuid
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ import pandas as pd
 from jaxtyping import Int
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
+from mine_core.batches import Task, Where, run_batch
 from mine_core.config import InstrumentConfig
-from mine_core.errors import Cancelled, ConfigError
+from mine_core.errors import Cancelled
 from mine_core.instrument.build import build_instrument
 from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.own_words import own_recipe, with_own_words
@@ -34,6 +33,7 @@ CODE = (
     "instrument/wanting.py",
 )
 CHUNK = 250
+HERE = Where()
 TABLE = "profiles.parquet"
 TITLE = "Writing profiles"
 
@@ -49,7 +49,7 @@ def profile_all(
     store: ArtifactStore,
     *,
     own: tuple[str, ...] = (),
-    workers: int = 1,
+    where: Where = HERE,
     on_progress: OnProgress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> pd.DataFrame:
@@ -61,17 +61,15 @@ def profile_all(
     Parameters
     ----------
     own : a user's own words, to be told beside those of the vocabulary.
-    workers : processes beside each other; each opens the stored arrays, which are shared.
+    where : processes or a cluster; each opens the stored arrays, which are shared. The profiles are the same wherever they were made.
 
     Raises
     ------
-    ConfigError
-        If `workers` is below 1.
+    BatchError
+        If a cluster cannot be used, or is lost; finished blocks are kept.
     Cancelled
         If `cancelled()` became True; finished blocks are kept.
     """
-    if workers < 1:
-        raise ConfigError(f"{workers} workers were asked for; at least 1 is needed.")
     instrument = build_instrument(config, store, on_progress=on_progress, cancelled=cancelled)
     instrument = with_own_words(instrument, store, own, on_progress=on_progress, cancelled=cancelled)
     recipe = profiles_recipe(config, store, own)
@@ -80,7 +78,7 @@ def profile_all(
         scratch = store.root / "unfinished" / recipe.key
         scratch.mkdir(parents=True, exist_ok=True)
         report, stopped = on_progress or (lambda *_: None), cancelled or (lambda: False)
-        table = profile_blocks(instrument, store, scratch, workers, report, stopped)
+        table = profile_blocks(instrument, store, scratch, where, report, stopped)
         table.to_parquet(directory / TABLE)
         shutil.rmtree(scratch, ignore_errors=True)
         return {"n_voxels": len(table), "n_described": int((table["text"] != "").sum())}
@@ -118,7 +116,7 @@ def profile_blocks(
     instrument: Instrument,
     store: ArtifactStore,
     scratch: Path,
-    workers: int,
+    where: Where,
     on_progress: OnProgress,
     cancelled: IsCancelled = lambda: False,
 ) -> pd.DataFrame:
@@ -129,63 +127,43 @@ def profile_blocks(
     n_voxels = len(instrument.score.r)
     starts = range(0, n_voxels, CHUNK)
     missing = [start for start in starts if not _block_path(scratch, start).is_file()]
-    on_progress(len(starts) - len(missing), len(starts), TITLE)
-    finished = (
-        _in_this_process(instrument, scratch, missing)
-        if workers == 1
-        else _in_processes(instrument, store.root, scratch, missing, workers)
-    )
     done = len(starts) - len(missing)
-    for _ in finished:
-        done += 1
-        on_progress(done, len(starts), TITLE)
-        if cancelled():
-            raise Cancelled(f"Stopped after {min(done * CHUNK, n_voxels)} of {n_voxels} voxels; the same command goes on from there.")
+    on_progress(done, len(starts), TITLE)
+    given = (instrument.config, instrument.own_words, store.root, scratch)
+    tasks = [Task(_do_block, (*given, start, min(start + CHUNK, n_voxels))) for start in missing]
+    _OPENED[given[:3]] = instrument  # for tasks of this process
+    try:
+        for _ in run_batch(tasks, where, store.root, cancelled):
+            done += 1
+            on_progress(done, len(starts), TITLE)
+            if cancelled():
+                raise Cancelled(
+                    f"Stopped after {min(done * CHUNK, n_voxels)} of {n_voxels} voxels; the same command goes on from there."
+                )
+    finally:
+        _OPENED.pop(given[:3], None)
     return pd.concat([pd.read_parquet(_block_path(scratch, start)) for start in starts], ignore_index=True)
 
 
-def _in_this_process(instrument: Instrument, scratch: Path, starts: list[int]) -> Iterator[int]:
-    for start in starts:
-        _do_block(instrument, scratch, start)
-        yield start
+_OPENED: dict[tuple[InstrumentConfig, tuple[str, ...], Path], Instrument] = {}
 
 
-def _in_processes(instrument: Instrument, root: Path, scratch: Path, starts: list[int], workers: int) -> Iterator[int]:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        given = (instrument.config, instrument.own_words, root, scratch)
-        waiting: set[Future[int]] = {pool.submit(_do_elsewhere, *given, start) for start in starts}
-        try:
-            while waiting:
-                ready, waiting = wait(waiting, return_when="FIRST_COMPLETED")
-                for future in ready:
-                    yield future.result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-_OPENED: dict[tuple[InstrumentConfig, tuple[str, ...]], Instrument] = {}
-
-
-def _do_elsewhere(config: InstrumentConfig, own: tuple[str, ...], root: Path, scratch: Path, start: int) -> int:
-    """Do one block in a worker process, which keeps its instrument for the next."""
-    if (config, own) not in _OPENED:
+def _do_block(config: InstrumentConfig, own: tuple[str, ...], root: Path, scratch: Path, start: int, stop: int) -> None:
+    """Do one block; a process keeps its instrument for the next."""
+    path = _block_path(scratch, start)
+    if path.is_file():
+        return
+    if (config, own, root) not in _OPENED:
         store = ArtifactStore(root)
-        _OPENED[config, own] = with_own_words(build_instrument(config, store), store, own)
-    _do_block(_OPENED[config, own], scratch, start)
-    return start
+        _OPENED[config, own, root] = with_own_words(build_instrument(config, store), store, own)
+    instrument = _OPENED[config, own, root]
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    table_of(instrument, np.arange(start, stop)).to_parquet(temporary)
+    temporary.replace(path)
 
 
 def _block_path(scratch: Path, start: int) -> Path:
     return scratch / f"block-{start:07d}.parquet"
-
-
-def _do_block(instrument: Instrument, scratch: Path, start: int) -> None:
-    voxels = np.arange(start, min(start + CHUNK, len(instrument.score.r)))
-    path = _block_path(scratch, start)
-    temporary = path.with_suffix(".part")
-    table_of(instrument, voxels).to_parquet(temporary)
-    temporary.replace(path)
 
 
 def table_of(instrument: Instrument, voxels: Int[np.ndarray, " chosen"]) -> pd.DataFrame:

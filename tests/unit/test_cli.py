@@ -20,6 +20,7 @@ COMMANDS = [
     ["fit"],
     ["import"],
     ["profile"],
+    ["batch"],
     ["regions"],
     ["caption"],
     ["evaluate", "encoding"],

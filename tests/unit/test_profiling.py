@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mine_core.batches import Where
 from mine_core.cli import parser
 from mine_core.description.regions import GroupRecovery, RegionParts
 from mine_core.description.search import parse_query
@@ -29,9 +30,9 @@ def blocks(small: Any) -> Iterator[list[int]]:
     patch = pytest.MonkeyPatch()
     original = profiling._do_block
 
-    def counted(instrument: Any, scratch: Any, start: int) -> None:
-        done.append(start)
-        original(instrument, scratch, start)
+    def counted(*given: Any) -> None:
+        done.append(given[-2])
+        original(*given)
 
     patch.setattr(profiling, "CHUNK", 12)
     patch.setattr(profiling, "_do_block", counted)
@@ -90,7 +91,7 @@ def test_the_key_follows_what_profiles_are_made_of(small: Any) -> None:
     recipe = profiles_recipe(small.config, small.store)
     assert recipe.kind == "profiles" and len(recipe.inputs) == 3
     with pytest.raises(ConfigError, match="0 workers"):
-        profile_all(small.config, small.store, workers=0)
+        Where(workers=0)
     options = parser().parse_args(["profile", "--workers", "3", "--out", "x.csv"])
     assert options.workers == 3 and options.out.name == "x.csv"
 
