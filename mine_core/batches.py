@@ -4,10 +4,11 @@ A task is a function of this package and plain arguments. It keeps what it makes
 sees, and does nothing where that is there already; so it does not matter where a task runs, how often, or what dies meanwhile.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -93,6 +94,7 @@ def _on_cluster(tasks: Sequence[Task], where: Where, shared: Path, cancelled: Is
     import distributed
 
     with ExitStack() as stack:
+        stack.enter_context(_one_line_only())
         address: Any = where.dask
         if where.slurm:
             address = stack.enter_context(slurm_cluster(where.slurm_options))
@@ -116,6 +118,18 @@ def _on_cluster(tasks: Sequence[Task], where: Where, shared: Path, cancelled: Is
             if cancelled():
                 client.cancel(list(waiting))
                 return
+
+
+@contextmanager
+def _one_line_only() -> Iterator[None]:
+    """Keep Dask from logging tracebacks of a lost connection, which is told in one line."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _finished(client: Any, waiting: set[Any], done: int, total: int) -> list[Any]:

@@ -17,7 +17,7 @@ from mine_core.instrument.explain import require_voxel
 from mine_core.types import OnProgress
 
 N_IMAGES, SEED = 8, 71
-N_REGION, N_POOL = 12, 32
+N_REGION, N_POOL = 24, 64
 WHOLE = "all reliable voxels"
 
 
@@ -80,7 +80,7 @@ def voxel_faithfulness(
 def region_faithfulness(
     instrument: Instrument, store: ArtifactStore, method: MethodName, on_progress: OnProgress | None = None
 ) -> dict[str, Faithfulness]:
-    """Test the heatmaps of every region and of the whole subject: up to 12 reliable voxels each, on up to 32 held-out images.
+    """Test the heatmaps of every region and of the whole subject: up to 24 reliable voxels each, on up to 64 held-out images.
 
     Each voxel is paired with one of the images that it is predicted to answer by 1 SD more than the average image, at random. A
     region with fewer than two such pairs is left out; WHOLE holds all reliable voxels alike.
