@@ -6,6 +6,7 @@ import streamlit as st
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
 from mine_core.dictionary.hierarchy import depth_interval, layer_matrix, monotony
 from mine_core.errors import MineError
+from mine_core.exports.layers import layer_map
 from mine_core.figures_dictionary import layers_figure, matrix_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.dictionary import Dictionary, regions_of, stages_of_path
@@ -37,15 +38,13 @@ def cortex(view: View, instrument: Instrument, dictionary: Dictionary, unit: Uni
 
 
 def _layer_map(dictionary: Dictionary, name: str) -> maps.CortexMap:
+    if name != "sure":
+        return layer_map(dictionary)
     preference, placed = dictionary.preference, dictionary.placed
     n = f"{int(placed.sum()):,} voxels that it predicts above chance (q ≤ 0.05), others grey; {preference.n_images} held-out images"
-    if name == "sure":
-        values = np.where(placed, preference.share.max(axis=0), np.nan)
-        caption = f"Share of resampled images in which the most frequent best layer is the best; {n}."
-        return maps.CortexMap("How sure the best layer is", values, 1 / len(preference.r), 1.0, False, "of resamples", caption)
-    values = np.where(placed, preference.best + 1.0, np.nan)
-    caption = f"Layer whose tokens, cell by cell, predict the voxel best by ridge; {n}."
-    return maps.CortexMap("Best layer", values, 1, len(preference.r), False, "layer", caption)
+    values = np.where(placed, preference.share.max(axis=0), np.nan)
+    caption = f"Share of resampled images in which the most frequent best layer is the best; {n}."
+    return maps.CortexMap("How sure the best layer is", values, 1 / len(preference.r), 1.0, False, "of resamples", caption)
 
 
 def _unit_map(instrument: Instrument, dictionary: Dictionary, unit: Unit) -> maps.CortexMap:

@@ -13,7 +13,7 @@ from mine_core.ui import maps
 from mine_core.ui.components import flatmap
 from mine_core.ui.state import View, set_view
 
-HIGHEST, N_ROWS = 0.5, 200
+N_ROWS = 200
 
 
 def ask(view: View, instrument: Instrument) -> TextSearch | None:
@@ -44,19 +44,9 @@ def _search(_instrument: Instrument, key: str, wanted: str, unwanted: str) -> Te
     return search_text(_instrument, parse_query(wanted, unwanted))
 
 
-def _map_of(instrument: Instrument, found: TextSearch) -> maps.CortexMap:
-    called = found.calls & instrument.reliable
-    caption = (
-        f"Correlation of '{found.query.title}' with measured responses, {found.n_held_out} held-out images; {int(called.sum()):,} "
-        f"reliable voxels at q ≤ 0.05, others grey."
-    )
-    values = np.where(called, found.r, np.nan)
-    return maps.CortexMap(found.query.title, values, 0.0, HIGHEST, False, "r", caption)
-
-
 def map_of_text(view: View, instrument: Instrument, found: TextSearch) -> None:
     """Show the voxels that go with the text on the cortex; a click opens one."""
-    shown = _map_of(instrument, found)
+    shown = maps.text_map(instrument, found)
     centre = centre_of_voxel(instrument.flatmap, view.voxel) if view.voxel >= 0 else None
     selected = None if centre is None else (int(centre[0]), int(centre[1]))
     clicked = flatmap(maps.layer(instrument, shown), selected=selected, table_key=f"{view.subject}-{view.seed}", key="search_flatmap")

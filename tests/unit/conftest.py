@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exports_case import in_volume, on_surface
 
 from mine_core.artifacts import ArtifactStore, Recipe
 from mine_core.backbones.presets import backbone_available
@@ -100,3 +101,15 @@ def apart(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arti
     shutil.copytree(small.store.root, tmp_path / "apart")
     monkeypatch.setenv("MINE_CACHE", str(tmp_path / "apart"))
     return ArtifactStore(tmp_path / "apart")
+
+
+@pytest.fixture
+def volume(small: Small, rng: np.random.Generator) -> Instrument:
+    """The small instrument with its voxels in a volume whose affine an import kept."""
+    return in_volume(small.instrument, rng)
+
+
+@pytest.fixture
+def surface(small: Small, rng: np.random.Generator) -> Instrument:
+    """The small instrument with its voxels on two hemispheres."""
+    return on_surface(small.instrument, rng)

@@ -10,6 +10,9 @@ from scipy import stats
 from mine_core.dictionary.activations import codes_of
 from mine_core.errors import Cancelled, EditError, EncodingError, SubjectError
 from mine_core.experiments import dictionary_accuracy
+from mine_core.exports.derivative import read_map, write_map
+from mine_core.exports.layers import layer_record
+from mine_core.exports.space import space_of
 from mine_core.instrument.dictionary import (
     build_dictionary,
     dictionary_is_built,
@@ -231,3 +234,13 @@ def test_everything_is_measured_and_written_as_plain_json(small, dictionary):
         own, given = (found["one_to_one"][name][kind]["chosen"] for kind in ("own_best", "one_to_one"))
         assert given <= own + 1e-6
     assert found["layers"]["path"] is None
+
+
+def test_the_map_of_layers_is_exported_and_read_back(small, dictionary, tmp_path):
+    instrument, record = small.instrument, layer_record(dictionary)
+    placed = dictionary.placed
+    np.testing.assert_array_equal(record.values[placed], dictionary.preference.best[placed] + 1)
+    assert np.isnan(record.values[~placed]).all() and [not reason for reason in record.withheld] == placed.tolist()
+    write_map(instrument, small.store, space_of(instrument, tmp_path), record, tmp_path / "out", ("npz", "tsv"))
+    for path in (tmp_path / "out").glob("sub-small/*layer_statmap.[nt]*"):
+        np.testing.assert_array_equal(read_map(path, instrument.subject.responses.voxels), record.values)

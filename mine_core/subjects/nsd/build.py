@@ -13,7 +13,7 @@ from mine_core.errors import SubjectError
 from mine_core.subjects.custom.limits import MIN_SPLIT, counted, listed
 from mine_core.subjects.nsd.alignment import prove_alignment
 from mine_core.subjects.nsd.design import Design, read_design
-from mine_core.subjects.nsd.labels import Places, places_of, read_map, read_regions
+from mine_core.subjects.nsd.labels import Places, affine_of, places_of, read_map, read_regions
 from mine_core.subjects.nsd.pictures import write_images
 from mine_core.subjects.nsd.responses import Recorded, Showings, showings_of, write_responses
 from mine_core.subjects.nsd.tree import MASK, REGION_SETS, NsdTree
@@ -115,6 +115,7 @@ def build_nsd(
     index = VoxelIndex(title, plan.places.flat_index, plan.places.shape, plan.regions, plan.membership)
     ceiling = make_ceiling(plan.ncsnr, plan.showings.counts[plan.splits.test]).astype(np.float32)
     record = {"source": title, "sessions": list(plan.showings.sessions), "report": _report(plan, recorded, own, rival)}
+    record |= {"affine": affine_of(tree)} if tree.space == "func1pt8mm" else {}
     return Subject(
         name=name,
         kind="nsd",

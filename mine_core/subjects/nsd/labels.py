@@ -73,6 +73,12 @@ def _volume(tree: NsdTree, path: Path) -> Map:
     return np.ascontiguousarray(values.T)
 
 
+def affine_of(tree: NsdTree) -> list[list[float]]:
+    """Affine of the volume that responses and regions lie in, from NIfTI's axes (i, j, k) to mm, as the published ratios say it."""
+    with _opened(tree.ncsnr[0]) as image:
+        return np.asarray(image.affine, np.float64).tolist()
+
+
 def _surface(path: Path) -> Map:
     with _opened(path) as image:
         values = np.asarray(image.dataobj, np.float64)

@@ -1,0 +1,27 @@
+"""The map of preferred layers; apart from the other maps because a dictionary needs torch, and a page that shows none does not."""
+
+import numpy as np
+
+from mine_core.exports.maps import CortexMap
+from mine_core.exports.records import AGREEMENT, NOTHING, MapRecord
+from mine_core.instrument.dictionary import Dictionary
+
+
+def layer_map(dictionary: Dictionary) -> CortexMap:
+    """Layer of the backbone, counted from 1, that predicts each voxel best, where it predicts it above chance."""
+    preference, placed = dictionary.preference, dictionary.placed
+    values = np.where(placed, preference.best + 1.0, np.nan)
+    n = f"{int(placed.sum()):,} voxels that it predicts above chance (q ≤ 0.05), others grey; {preference.n_images} held-out images"
+    caption = f"Layer whose tokens, cell by cell, predict the voxel best by ridge; {n}."
+    return CortexMap("Best layer", values, 1, len(preference.r), False, "layer", caption)
+
+
+def layer_record(dictionary: Dictionary) -> MapRecord:
+    """The layer of each voxel, to be exported."""
+    shown = layer_map(dictionary)
+    definition = "layer of the backbone, counted from 1, whose patch tokens predict held-out responses best by ridge"
+    null = "held-out responses shuffled over images; layers of voxels that no layer predicts at q <= 0.05 are withheld"
+    withheld = tuple("" if placed else NOTHING for placed in dictionary.placed)
+    return MapRecord(
+        "layer", shown, definition, null, AGREEMENT, withheld, dictionary.preference.n_images, about={"dictionary": dictionary.key}
+    )
