@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import counterfactual
+from mine_core.ui import counterfactual, exporting
 from mine_core.ui.frame import require_instrument
 from mine_core.ui.second import prepared, second_opinion
 
@@ -19,10 +19,11 @@ with left:
 with right:
     second = prepared(instrument)
     trial = counterfactual.run(instrument, request, second)
-    if trial is not None:
+    if request is not None and trial is not None:
         counterfactual.before_and_after(trial)
         counterfactual.verdict(view, instrument, trial)
         second_opinion(view, instrument, trial, second)
+        exporting.export_edit(instrument, request, trial)
 if trial is not None:
     st.divider()
     left, right = st.columns([6, 5], gap="medium")

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import captions, explore, own_words, patches, writer
+from mine_core.ui import captions, explore, exporting, own_words, patches, writer
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -10,6 +10,7 @@ view, instrument = require_instrument()
 left, right = st.columns([6, 5], gap="medium")
 with left:
     view = explore.map_and_click(view, instrument)
+    exporting.export_map(view, instrument)
 with right:
     explore.voxel_routes(view, instrument)
     explore.voxel_card(view, instrument)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import search
+from mine_core.ui import exporting, search
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -12,5 +12,6 @@ if found is not None:
     left, right = st.columns([6, 5], gap="medium")
     with left:
         search.map_of_text(view, instrument, found)
+        exporting.export_search(instrument, found)
     with right:
         search.table_of_text(instrument, found)

@@ -25,6 +25,7 @@ from mine_core.instrument.attributions import PREPARED, Prepared, PreparedName, 
 from mine_core.instrument.explain import HeatOf
 from mine_core.jobs import Job
 from mine_core.ui import faithfulness, resources
+from mine_core.ui.exporting import export_curve
 from mine_core.ui.state import View
 from mine_core.ui.waiting import wait_for
 
@@ -201,6 +202,7 @@ def _take_away(view: View, instrument: Instrument, method: MethodName) -> None:
         )
     else:
         st.caption("This image is not predicted above the average image, or only all patches together carry it: no set to outline.")
+    export_curve(instrument, view.voxel, view.image, found)
 
 
 def _compare(view: View, instrument: Instrument) -> None:

@@ -23,6 +23,7 @@ COMMANDS = [
     ["batch"],
     ["regions"],
     ["caption"],
+    ["export"],
     ["evaluate", "encoding"],
     ["evaluate", "learning"],
     ["evaluate", "description"],
@@ -35,6 +36,7 @@ COMMANDS = [
     ["benchmark", "words"],
     ["benchmark", "encoding"],
 ]
+OUT = {"caption": ["--out", "captions.csv"], "export": ["--out", "exported"]}
 MADE_UP = (["benchmark", "start"], ["benchmark", "encoding"], ["benchmark", "attribution"])
 """Commands that measure on something made up for the purpose, whatever the subject."""
 N_STIMULI, N_VOXELS, SIDE = 60, 3, 16
@@ -187,7 +189,7 @@ def test_files_that_are_not_there_are_refused_in_one_line(
     [command for command in COMMANDS if command[0] not in ("doctor", "import") and command not in MADE_UP],
 )
 def test_an_unknown_subject_is_refused_by_every_command(command: list[str], cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, [*command, "--subject", "nobody", *(["--out", "captions.csv"] if command == ["caption"] else [])])
+    line = refused(capsys, [*command, "--subject", "nobody", *OUT.get(command[0], [])])
     assert "'nobody'" in line and "there are phantom" in line
 
 
