@@ -2,17 +2,17 @@
 
 import streamlit as st
 
-from mine_core.ui import data
+from mine_core.ui import data, wizard
 from mine_core.ui.frame import under_router
 
 under_router()
 st.subheader("Subjects", anchor=False)
 data.subjects()
 st.divider()
-left, right = st.columns(2, gap="large")
-with left:
-    st.subheader("Bring your own", anchor=False)
-    data.import_form()
-with right:
-    st.subheader("This machine", anchor=False)
-    data.machine()
+st.subheader("Bring your own", anchor=False)
+st.caption("Uploads hold at most 40 MB each; larger files are read where they lie on this machine. Nothing leaves it.")
+wizard.import_wizard()
+wizard.show_import()
+st.divider()
+st.subheader("This machine", anchor=False)
+data.machine()

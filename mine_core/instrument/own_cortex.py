@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int, Int32
 
 from mine_core.artifacts import Artifact, ArtifactStore
 from mine_core.cortex import fsaverage
@@ -13,7 +13,7 @@ from mine_core.cortex.flatmap import FlatMap, build_flatmap
 from mine_core.cortex.projection import Projection, interior_pixels, project
 from mine_core.cortex.s1 import HEIGHT, MARGIN_MM
 from mine_core.errors import SubjectError
-from mine_core.subjects.custom.cortices import CheckCortex, CortexChoice
+from mine_core.subjects.custom.cortices import CheckCortex, CortexChoice, CortexKind
 from mine_core.subjects.custom.responses import Places, lengths
 from mine_core.subjects.custom.volumes import MAX_APART_MM, distance_between
 from mine_core.subjects.nsd.alignment import orientations
@@ -87,12 +87,11 @@ def _apart_from_reference(cache_dir: Path, choice: CortexChoice, places: Places)
     return distance_between(np.asarray(affine, np.float64), places.affine, places.shape[::-1])
 
 
-def check_units(subject: Subject) -> None:
+def check_units(kind: CortexKind, n_voxels: int) -> None:
     """Refuse more voxels without a cortex than can be laid out by similarity; raises SubjectError."""
     from mine_core.cortex.layout import MAX_UNITS  # with scikit-learn, which pages need not wait for
 
-    n_voxels = len(subject.responses.voxels)
-    if subject.provenance["import"]["cortex"]["kind"] == "none" and n_voxels > MAX_UNITS:
+    if kind == "none" and n_voxels > MAX_UNITS:
         raise SubjectError(
             f"There are {n_voxels:,} voxels and no cortex; at most {MAX_UNITS:,} can be laid out by similarity. Give a cortex, and "
             "a mask that says where voxels lie, or fewer voxels."
@@ -100,13 +99,17 @@ def check_units(subject: Subject) -> None:
 
 
 def pycortex_map(cache_dir: Path, subject: Subject) -> FlatMap:
-    """Draw a subject's voxels on the flatmap of the pycortex subject that it was imported with.
-
-    Outlined are the drawn regions that the subject names too, or, where it names none, all that hold a voxel.
-    """
+    """Draw a subject's voxels on the flatmap of the pycortex subject that it was imported with."""
     choice = subject.provenance["import"]["cortex"]
-    projection = project(cache_dir, choice["subject"], choice["transform"], HEIGHT)
-    voxels = subject.responses.voxels
+    return on_pycortex(cache_dir, choice["subject"], choice["transform"], subject.responses.voxels)
+
+
+def on_pycortex(cache_dir: Path, subject: str, transform: str, voxels: VoxelIndex) -> FlatMap:
+    """Draw voxels of a volume on the flatmap of a pycortex subject.
+
+    Outlined are the drawn regions that the voxels name too, or, where they name none, all that hold a voxel.
+    """
+    projection = project(cache_dir, subject, transform, HEIGHT)
     drawn = _holding(projection, voxels)
     outlined = tuple(name for name in voxels.regions if name in drawn) if voxels.regions else drawn
     return build_flatmap(projection, voxels, regions=outlined, margin_mm=MARGIN_MM)
@@ -126,6 +129,16 @@ def mapper_map(artifact: Artifact, subject: Subject) -> FlatMap:
     positions = subject.provenance["import"]["voxel_positions"]
     voxels = subject.responses.voxels
     kept = np.arange(len(voxels)) if positions is None else np.array(positions)
+    return on_mapper(pixel_voxel, curvature, voxels, kept)
+
+
+def on_mapper(
+    pixel_voxel: Int32[np.ndarray, "height width"],
+    curvature: Float32[np.ndarray, "height width"],
+    voxels: VoxelIndex,
+    kept: Int[np.ndarray, " voxel"],
+) -> FlatMap:
+    """Draw voxels on the flatmap of a mapper, of whose voxels they are the `kept` ones; raises SubjectError if it shows none."""
     lookup = np.full(max(int(pixel_voxel.max()), int(kept.max())) + 2, -1, np.int32)
     lookup[kept] = np.arange(len(kept))
     # The last entry is never a voxel: -1 reads it.
@@ -140,4 +153,4 @@ def mapper_map(artifact: Artifact, subject: Subject) -> FlatMap:
     centres = interior_pixels(pixels, len(voxels))
     for array in (pixels, curvature, centres):
         array.setflags(write=False)
-    return FlatMap(subject.name, pixels, curvature, centres, outlines=outlines, px_per_mm=None)
+    return FlatMap(voxels.subject, pixels, curvature, centres, outlines=outlines, px_per_mm=None)

@@ -45,7 +45,7 @@ def import_into(store: ArtifactStore, *, cancelled: IsCancelled | None = None, *
     """
     asked = cancelled or (lambda: False)
     subject = import_subject(**arguments, check_cortex=checker(store), cancelled=asked)
-    check_units(subject)
+    check_units(subject.provenance["import"]["cortex"]["kind"], len(subject.responses.voxels))
     _stop_if(asked, subject.name)
     recipe = Recipe(
         "subject", {"name": subject.name, "import": dict(subject.provenance["import"])}, (), code_version("subjects/custom")

@@ -1,4 +1,4 @@
-"""The parts of the Data page: the subjects at hand, bringing one's own, and what this machine has."""
+"""The parts of the Data page: the subjects at hand, and what this machine has."""
 
 from typing import Any
 
@@ -9,16 +9,12 @@ from mine_core.backbones.presets import backbone_available, preset_names
 from mine_core.config import InstrumentConfig
 from mine_core.errors import MineError
 from mine_core.instrument.doctor import examine
-from mine_core.instrument.subjects import PHANTOM, import_into, known_subjects
-from mine_core.jobs import Job
+from mine_core.instrument.subjects import PHANTOM, known_subjects
 from mine_core.subjects.custom import describe_import
+from mine_core.types import Subject
 from mine_core.ui import resources
 from mine_core.ui.state import View, current_view, set_view
-from mine_core.ui.waiting import show_ended, wait_for
-
-AXES = ("voxel,stimulus", "stimulus,voxel", "voxel,stimulus,repeat", "repeat,stimulus,voxel", "stimulus,voxel,repeat")
-UPLOAD_MB = 40
-IMPORT = "import"
+from mine_core.ui.waiting import wait_for
 
 
 def subjects() -> None:
@@ -54,7 +50,7 @@ def _show_subject(config: InstrumentConfig) -> None:
         third.metric("Median held-out r", f"{pd.Series(score.r).median():.2f}")
         fourth.metric("Reliable voxels", f"{int(instrument.reliable.sum()):,}")
         if config.subject != PHANTOM:
-            st.caption(" · ".join(describe_import(instrument.subject)))
+            st.caption(" · ".join(_report(instrument.subject)))
         if st.button("Open in Explore", type="primary", key="data_open"):
             set_view(subject=config.subject, seed=config.seed, backbone=config.backbone, voxel=-1, image=-1, map="normalised", edit="")
             st.switch_page("pages/explore.py", query_params=st.query_params.to_dict())
@@ -68,63 +64,9 @@ def _show_subject(config: InstrumentConfig) -> None:
     wait_for(job)
 
 
-def import_form() -> None:
-    """Take images and responses, and have them checked and kept as a subject by the worker, whatever page is in view."""
-    job = resources.worker().find(IMPORT)
-    busy = job is not None and job.active
-    with st.form("data_import"):
-        name = st.text_input("Name", placeholder="letters, digits, - and _", key="data_import_name")
-        images = st.file_uploader(f"Images: a zip of JPEG or PNG, up to {UPLOAD_MB} MB", type=["zip"], key="data_import_images")
-        responses = st.file_uploader("Responses: npy or CSV", type=["npy", "csv"], key="data_import_responses")
-        axes = st.selectbox("Axes of the responses", AXES, key="data_import_axes")
-        size = st.number_input("Crop and resize to (pixels; empty: as they are)", 32, 512, value=None, key="data_import_size")
-        drop = st.checkbox("Leave out what is incomplete, and say what", key="data_import_drop")
-        sent = st.form_submit_button("Import", type="primary", disabled=busy, key="data_import_send")
-    if sent and not (name and images and responses):
-        st.error("A name, images and responses are needed.")
-    elif sent and images and responses:
-        _start_import(
-            name=name,
-            images=images.getvalue(),
-            responses=responses.getvalue(),
-            response_axes=tuple(axes.split(",")),
-            size=None if size is None else int(size),
-            drop_incomplete=drop,
-        )
-        st.rerun()
-    elif job is not None:
-        _show_import(job)
-    st.caption("Larger files: `python -m mine_core import --help`. Nothing leaves this machine.")
-
-
-def _start_import(**given: Any) -> None:
-    """Hand an import to the worker; one at a time, the report of the last gives way."""
-    store = resources.store()
-    resources.worker().forget(IMPORT)
-    resources.worker().submit(
-        IMPORT,
-        f"Importing {given['name']}",
-        lambda on_progress, cancelled: import_into(store, **given, on_progress=on_progress, cancelled=cancelled),
-    )
-
-
-def _show_import(job: Job) -> None:
-    """Show how far an import is, and at its end the report or why there is none."""
-    if job.active:
-        wait_for(job)
-    elif job.state == "done":
-        report = job.outcome
-        st.success(f"Imported {report['subject']}: {report['n_stimuli']} images, {report['n_voxels']} voxels.")
-        for line in report["report"]:
-            st.caption(line)
-        st.button("Choose it", key="data_import_choose", on_click=_choose, args=(report["subject"],))
-    else:
-        show_ended(job, stopped="Stopped. Nothing of it was kept.", again=False)
-
-
-def _choose(subject: str) -> None:
-    st.session_state["data_subject"] = subject
-    resources.worker().forget(IMPORT)
+def _report(subject: Subject) -> tuple[str, ...]:
+    """Say what an import of files or of a published dataset did."""
+    return describe_import(subject) if subject.kind == "custom" else tuple(subject.provenance["import"]["report"])
 
 
 @st.cache_data(ttl=60, show_spinner="Looking at this machine")

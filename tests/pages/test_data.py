@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from brain_files import nifti
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -15,10 +16,11 @@ from mine_core.artifacts import ArtifactStore
 from mine_core.config import PROJECT
 from mine_core.errors import Cancelled
 from mine_core.instrument import subjects
-from mine_core.instrument.subjects import import_into, known_subjects
+from mine_core.instrument.subjects import custom_artifact, import_into, known_subjects
 from mine_core.jobs import Job, Worker
+from mine_core.subjects.custom.study import read_study, write_study
 from mine_core.subjects.store import save_subject
-from mine_core.ui import data, resources
+from mine_core.ui import resources, wizard
 
 N, SIDE, N_VOXELS = 60, 32, 5
 
@@ -45,6 +47,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ArtifactS
     store, worker = ArtifactStore(tmp_path), Worker()
     monkeypatch.setattr(resources, "store", lambda: store)
     monkeypatch.setattr(resources, "worker", lambda: worker)
+    looker = Worker()
+    monkeypatch.setattr(wizard, "looker", lambda: looker)
     yield store
 
 
@@ -67,7 +71,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate()
-    monkeypatch.setattr(data, "import_into", gate)
+    monkeypatch.setattr(wizard, "import_into", gate)
     yield gate
     gate.opened.set()
 
@@ -76,16 +80,36 @@ def opened() -> AppTest:
     return AppTest.from_file(str(PROJECT / "app.py"), default_timeout=120).switch_page("pages/data.py").run()
 
 
-def sent(rng: np.random.Generator, name: str = "mine", n: int = N) -> AppTest:
+def looked(app: AppTest) -> AppTest:
+    """The page after everything that is being looked at was seen."""
+    for _ in range(3000):
+        if not any(job.active for job in wizard.looker().jobs()):
+            return app.run()
+        threading.Event().wait(0.01)
+    pytest.fail("looking did not end in 30 s")
+
+
+def step(app: AppTest, number: int) -> AppTest:
+    app.session_state["import_step"] = wizard.STEPS[number - 1][0]
+    return app.run()
+
+
+def given(rng: np.random.Generator, name: str = "mine", n: int = N) -> AppTest:
+    """Images and responses given, the check in view."""
     app = opened()
-    app.text_input("data_import_name").set_value(name)
-    app.get_by_key("data_import_images").set_value(("images.zip", images(rng), "application/zip"))
-    app.get_by_key("data_import_responses").set_value(("responses.npy", responses(rng, n), "application/octet-stream"))
-    return app.button("data_import_send").click().run()
+    app.text_input("import_name").set_value(name)
+    app.get_by_key("import_images_upload").set_value(("images.zip", images(rng), "application/zip")).run()
+    app.button("import_next").click().run()
+    app.get_by_key("import_responses_upload").set_value([("responses.npy", responses(rng, n), "application/octet-stream")]).run()
+    return looked(looked(step(app, 5)))
+
+
+def sent(rng: np.random.Generator, name: str = "mine") -> AppTest:
+    return given(rng, name).button("import_send").click().run()
 
 
 def job() -> Job:
-    found = resources.worker().find(data.IMPORT)
+    found = resources.worker().find(wizard.IMPORT)
     assert found is not None
     return found
 
@@ -108,7 +132,7 @@ def test_an_import_goes_on_behind_other_pages_and_reports_at_its_end(store, gate
     assert gate.reached.wait(30)
     app.run()
     assert [(bar.value, bar.text) for bar in app.get("progress")] == [(16, "Reading images")]
-    assert app.button("data_import_send").disabled
+    assert app.button("import_send").disabled
     other = opened()
     assert [bar.value for bar in other.get("progress")] == [16]
     gate.opened.set()
@@ -117,7 +141,6 @@ def test_an_import_goes_on_behind_other_pages_and_reports_at_its_end(store, gate
     assert not other.exception and not other.error
     assert [note.value for note in other.success] == ["Imported mine: 60 images, 5 voxels."]
     assert len(other.get("progress")) == 0
-    assert not other.button("data_import_send").disabled
     other.button("data_import_choose").click().run()
     assert other.selectbox("data_subject").value == "mine"
     assert not other.exception and not other.success
@@ -135,24 +158,80 @@ def test_a_stopped_import_leaves_nothing(store, gate, rng):
     assert artifacts(store) == []
 
 
-def test_what_cannot_be_used_is_refused_in_one_line_and_leaves_nothing(store, rng):
-    app = sent(rng, n=N - 3)
-    assert ended().state == "refused"
-    app.run()
-    assert not app.exception
-    assert len(app.error) == 1
-    assert "60" in app.error[0].value and "57" in app.error[0].value and "\n" not in app.error[0].value
+def test_what_is_wrong_is_said_where_it_is_wrong_and_nothing_is_imported(store, rng):
+    app = given(rng, n=N - 3)
+    assert app.button("import_send").disabled
+    wrong = [error.value for error in app.error]
+    assert len(wrong) == 1 and wrong[0].startswith("Responses: ") and "57 stimuli, images 60" in wrong[0]
+    looked(step(app, 1))
+    assert not app.error
+    looked(step(app, 2))
+    (error,) = app.error
+    assert "57 stimuli, images 60" in error.value and "--" not in error.value and "\n" not in error.value
     assert known_subjects(store) == ("phantom",)
     assert artifacts(store) == []
 
 
-def test_another_import_takes_the_place_of_the_last(store, rng):
-    sent(rng, n=N - 3)
-    assert ended().state == "refused"
-    app = sent(rng)
+def test_axes_that_do_not_fit_are_mended_on_the_page(store, rng):
+    app = given(rng)
+    step(app, 2)
+    looked(app.selectbox("import_response_axes").set_value("stimulus,voxel").run())
+    assert any("did you mean the axes voxel,stimulus?" in error.value for error in app.error)
+    looked(app.selectbox("import_response_axes").set_value("voxel,stimulus").run())
+    assert not app.error and len(app.get("plotly_chart")) == 1
+
+
+def test_back_and_forth_keeps_what_was_given(store, rng):
+    app = given(rng)
+    for _ in range(4):
+        app.button("import_back").click().run()
+    assert app.text_input("import_name").value == "mine"
+    assert any("Given: images.zip" in caption.value for caption in app.caption)
+    looked(app)
+    assert any("60 images of 32 x 32 pixels" in caption.value for caption in app.caption)
+    app.button("import_next").click().run()
+    assert app.selectbox("import_response_axes").value == "voxel,stimulus"
+    step(app, 1).button("import_images_forget").click().run()
+    assert not any("Given: images.zip" in caption.value for caption in app.caption)
+    assert step(app, 5).button("import_send").disabled
+    assert not app.exception
+
+
+def test_files_on_this_machine_a_mask_and_a_cortex(store, rng, tmp_path):
+    grid = (4, 5, 3)
+    mask = (rng.random(grid) < 0.5).astype(np.uint8)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "images.zip").write_bytes(images(rng))
+    (folder / "betas.nii").write_bytes(nifti(rng.normal(size=(*grid, N)).astype(np.float32)))
+    (folder / "mask.nii").write_bytes(nifti(mask))
+    (folder / "other.nii").write_bytes(nifti(mask, np.eye(4)))
+    app = opened()
+    app.text_input("import_name").set_value("volumes")
+    looked(app.text_input("import_images_path").set_value(str(folder / "images.zip")).run())
+    app.button("import_next").click().run()
+    looked(app.text_area("import_responses_path").set_value(str(folder / "betas.nii")).run())
+    assert any("no mask was given" in error.value for error in app.error)
+    looked(app.text_area("import_mask_path").set_value(str(folder / "other.nii")).run())
+    assert any("mm apart" in error.value for error in app.error)
+    looked(app.text_area("import_mask_path").set_value(str(folder / "mask.nii")).run())
+    assert not app.error and any("4 x 5 x 3 x 60" in caption.value for caption in app.caption)
+    looked(step(app, 4))
+    assert any(f"{mask.sum()} voxels, shown as slices of the volume" in caption.value for caption in app.caption)
+    looked(app.selectbox("import_cortex").set_value("mapper").run())
+    assert any("no mapper was given" in error.value for error in app.error)
+    looked(app.selectbox("import_cortex").set_value("").run())
+    looked(looked(step(app, 5)))
+    assert not app.exception and not app.error
+    study = app.session_state["import_draft"].saved()
+    path = tmp_path / "study.toml"
+    path.write_text(write_study(study))
+    assert read_study(path) == study
+    app.button("import_send").click().run()
     assert ended().state == "done"
-    app.run()
-    assert not app.error and len(app.success) == 1
+    by_page = custom_artifact("volumes", store).key
+    import_into(store, **read_study(path))
+    assert custom_artifact("volumes", store).key == by_page
 
 
 @pytest.mark.parametrize("when", ["read", "saved"])
@@ -178,7 +257,8 @@ def test_a_stop_after_the_images_are_read_leaves_nothing_either(store, rng, monk
 
 
 def test_a_name_and_both_files_are_needed(store):
-    app = opened()
-    app.button("data_import_send").click().run()
-    assert [error.value for error in app.error] == ["A name, images and responses are needed."]
-    assert resources.worker().find(data.IMPORT) is None
+    app = step(opened(), 5)
+    assert app.button("import_send").disabled and not app.exception
+    said = " ".join(warning.value for warning in app.warning)
+    assert "no name yet" in said and "Images: not given" in said and "Responses: not given" in said
+    assert resources.worker().find(wizard.IMPORT) is None

@@ -104,7 +104,7 @@ def import_subject(
     table = read_recording(responses, **given, on_progress=on_progress, cancelled=cancelled)  # type: ignore[arg-type]
     flat = None if mapper is None else read_mapper(mapper)
     choice = choose_cortex(cortex, pycortex_subject, pycortex_transform, flat is not None, table.places)
-    places = _places(choice, table, flat)
+    places = voxel_places(choice, table, flat)
     cortex_notes = check_cortex(choice, places)
     image_ids, named = list_images(images, dataset=image_dataset)
     matching = match(image_ids, named, table, ids, image_order, drop_incomplete)
@@ -144,8 +144,8 @@ def import_subject(
     return _assemble(name, units, pictures, matching, parts, measured, beside, record, places)
 
 
-def _places(choice: CortexChoice, table: ResponseTable, flat: Mapper | None) -> Places | None:
-    """Return the places of the voxels on their cortex; raises SubjectError if they have none, or are not those of the mapper."""
+def voxel_places(choice: CortexChoice, table: ResponseTable, flat: Mapper | None) -> Places | None:
+    """Places of the voxels on their cortex; raises SubjectError if they have none there, or are not those of the mapper."""
     if flat is not None and flat.n_voxels != table.n_voxels:
         raise SubjectError(
             f"The mapper is of {flat.n_voxels:,} voxels, the responses have {table.n_voxels:,}; expected the same voxels in the same "

@@ -94,6 +94,20 @@ def read_images(
     return ReadImages(stack.ids, images, stack.named, tuple(notes))
 
 
+def first_images(source: Source, *, size: int | None, dataset: str | None, n: int, cancelled: Callable[[], bool] = never) -> ReadImages:
+    """Read the first `n` images as `read_images` would, with the ids of all; whether the others decode is not known.
+
+    Raises SubjectError as `read_images`, for what the headers of all images tell.
+    """
+    if size is not None:
+        check_size(size)
+    with _stack(source, dataset, cancelled) as stack:
+        side = _side(stack, size)
+        shown = [stack.pixels(position) for position in range(min(n, len(stack.ids)))]
+        images = np.stack([pixels if size is None else square(pixels, side) for pixels in shown])
+        return ReadImages(stack.ids, images, stack.named, tuple([*stack.notes, *_size_notes(stack, side)]))
+
+
 def list_images(source: Source, *, dataset: str | None = None) -> tuple[tuple[str, ...], bool]:
     """Ids of the images, and whether they are names (else positions), before any is decoded; raises SubjectError as `gallery`."""
     if kind_of(source) in ("folder", "zip"):

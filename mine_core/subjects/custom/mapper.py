@@ -105,9 +105,7 @@ def _matrix(source: Source, n_pixels: int) -> sparse.csr_matrix:
     )
     inside = not len(indices) or (int(indices.min()) >= 0 and int(indices.max()) < n_voxels)
     if not whole or not inside or n_voxels < 1:
-        raise SubjectError(
-            f"The mapper's {MATRIX} claims {n_rows:,} x {n_voxels:,}, which its indices do not fit; copy it again."
-        )
+        raise SubjectError(f"The mapper's {MATRIX} claims {n_rows:,} x {n_voxels:,}, which its indices do not fit; copy it again.")
     if n_rows != n_pixels:
         raise SubjectError(
             f"The mapper's {MATRIX} has {n_rows:,} rows, its flatmap_mask {n_pixels:,} pixels; expected one row a pixel. Copy it again."
