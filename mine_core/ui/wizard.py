@@ -1,5 +1,6 @@
 """Bringing one's own recording, a step at a time: each part is looked at as soon as it is given, and said in words if it is wrong."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from mine_core.instrument.looking import (
 from mine_core.instrument.subjects import import_into
 from mine_core.jobs import Job, Worker
 from mine_core.subjects.custom.sources import BRAIN_IMAGES
-from mine_core.subjects.custom.study import FIELDS, write_study
+from mine_core.subjects.custom.study import FIELDS, Field, write_study
 from mine_core.ui import resources
 from mine_core.ui.waiting import show_ended, wait_for
 from mine_core.ui.wizard_fields import (
@@ -212,9 +213,8 @@ def _known_cortices() -> dict[str, tuple[str, ...]]:
 
 def _check_step() -> None:
     state = draft()
-    shown = [
-        (field.help.split(":")[0], _shown(field.name)) for field in FIELDS if field.name in state.files or field.name in state.values
-    ]
+    given = [field for field in FIELDS if field.name in state.files or field.name in state.values]
+    shown = [(_title(field), _shown(field.name)) for field in given]
     if shown:
         st.dataframe(pd.DataFrame(shown, columns=["What", "Given"]), hide_index=True, width="stretch", key="import_summary")
     parts = ["images", "responses", *(["extras"] if any(name in state.files for name in BESIDE) else []), "cortex"]
@@ -229,6 +229,11 @@ def _check_step() -> None:
     if st.button("Import", type="primary", disabled=busy or not ready, key="import_send"):
         start_import(state.study())
         st.rerun()
+
+
+def _title(field: Field) -> str:
+    words = re.split(r":| \(", field.help)[0]
+    return words[:1].upper() + words[1:]
 
 
 def _shown(name: str) -> str:

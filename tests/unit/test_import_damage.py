@@ -1,4 +1,4 @@
-"""Files after an accident: 660 seeded damages of 11 kinds of files end in a refusal of one line, or do no harm."""
+"""Files after an accident: 960 seeded damages of 16 kinds of files end in a refusal of one line, or do no harm."""
 
 import io
 import json
@@ -9,10 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from brain_files import gifti, mgh, nifti
 from PIL import Image
 
 from mine_core.errors import MineError
 from mine_core.subjects.custom import read_images, read_photograph, read_responses
+from mine_core.subjects.custom.recording import read_recording
 from mine_core.subjects.custom.tables import read_captions
 
 SIDE = 16
@@ -84,11 +86,51 @@ def whole_files(rng: np.random.Generator, tmp_path: Path) -> dict[str, tuple[byt
         "hdf5": ((tmp_path / "r.h5").read_bytes(), read),
         "csv": (table.encode(), read),
         "captions": (json.dumps(coco).encode(), read_captions),
+        **brain_images(rng),
+    }
+
+
+def brain_images(rng: np.random.Generator) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
+    betas, sides = rng.normal(size=(4, 5, 3, 20)).astype(np.float32), rng.normal(size=(30, 6)).astype(np.float32)
+    mask = nifti(np.ones((4, 5, 3), np.uint8))
+
+    def volumes(source: bytes) -> object:
+        return read_recording(source, mask=mask)
+
+    def surfaces(source: bytes) -> object:
+        return read_recording((source, mgh(sides)))
+
+    return {
+        "nifti": (nifti(betas), volumes),
+        "packed nifti": (nifti(betas, packed=True), volumes),
+        "mask": (mask, lambda source: read_recording(nifti(betas), mask=source)),
+        "gifti": (gifti(sides), lambda source: read_recording((source, gifti(sides)))),
+        "mgh": (mgh(sides), surfaces),
     }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["zip", "zip of jpeg", "jpeg", "png", "webp", "tiff", "bmp", "npy", "hdf5", "csv", "captions"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "zip",
+        "zip of jpeg",
+        "jpeg",
+        "png",
+        "webp",
+        "tiff",
+        "bmp",
+        "npy",
+        "hdf5",
+        "csv",
+        "captions",
+        "nifti",
+        "packed nifti",
+        "mask",
+        "gifti",
+        "mgh",
+    ],
+)
 def test_damage_is_refused_in_one_line_or_does_no_harm(tmp_path: Path, rng: np.random.Generator, kind: str) -> None:
     content, read = whole_files(rng, tmp_path)[kind]
     read(content)
@@ -99,4 +141,4 @@ def test_damage_is_refused_in_one_line_or_does_no_harm(tmp_path: Path, rng: np.r
         except MineError as error:
             refused += 1
             assert "\n" not in str(error) and len(str(error)) < 500
-    assert refused >= {"csv": 5, "bmp": 10, "captions": 15}.get(kind, 20)
+    assert refused >= {"csv": 5, "bmp": 10, "captions": 15, "nifti": 15, "mgh": 10}.get(kind, 20)

@@ -152,6 +152,14 @@ def test_a_header_that_claims_too_much_is_refused_before_anything_is_read(mask, 
     assert "claim 2,000 x 2,000 x 2,000, 29.8 GiB a volume" in message and f"at most {MAX_FRAME_BYTES // 2**30} and" in message
 
 
+def test_a_header_that_the_library_would_mend_is_refused(mask, betas):
+    for place, changed, said in ((252, b"\x7b\0", "qform_code"), (80, b"\0\0\x80\xbf", "pixdim"), (108, b"\0\0\x80\x43", "vox offset")):
+        content = bytearray(nifti(betas))
+        content[place : place + len(changed)] = changed
+        message = refusal(read_recording, bytes(content), mask=nifti(mask))
+        assert "NIfTI header cannot be read" in message and said in message
+
+
 def test_one_volume_is_in_memory_at_a_time(betas):
     given = frames(nifti(betas), read_header(nifti(betas), "Responses"))
     first = next(given)

@@ -49,7 +49,7 @@ class Field:
 
 
 FIELDS = (
-    Field("name", "text", "what to call the subject", "mine", part="What every import needs"),
+    Field("name", "text", "name of the subject", "mine", part="What every import needs"),
     Field("images", "path", "images: a folder, zip, npy or HDF5 of them", "photographs.zip"),
     Field(
         "responses",

@@ -1,5 +1,6 @@
 """NIfTI volumes, read a volume at a time: the header is judged before anything is allocated, and packed files cannot grow in memory."""
 
+import logging
 import math
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from mine_core.subjects.custom.sources import BRAIN_IMAGES, Source, found, image
 
 MAX_OFFSET_BYTES = 64 * MIB
 MAX_APART_MM = 0.1
+WRONG = 30
 # What gzip, zlib and the system raise on a damaged or cut-off stream.
 DAMAGE = (EOFError, OSError, zlib.error, ValueError)
 
@@ -63,7 +65,9 @@ def read_header(source: Source, what: str) -> VolumeHeader:
         stream.seek(0)
         kind: Any = nibabel.Nifti2Header if second else nibabel.Nifti1Header
         try:
-            header = kind(stream.read(kind.template_dtype.itemsize), check=True)
+            header = kind(stream.read(kind.template_dtype.itemsize), check=False)
+            # The library would mend these and go on; what its checks call less than wrong (20) is left to it.
+            header.check_fix(logging.Logger("nibabel", logging.CRITICAL + 1), error_level=WRONG)
             shape = tuple(int(length) for length in header.get_data_shape())
             slope, intercept = header.get_slope_inter()
             dtype, offset = header.get_data_dtype(), int(header.get_data_offset())
