@@ -19,8 +19,8 @@ from mine_core.subjects.custom.volumes import MAX_APART_MM, distance_between
 from mine_core.subjects.nsd.alignment import orientations
 from mine_core.types import Subject, VoxelIndex
 
-LEAST_ON_CORTEX, LEAD = 0.5, 0.05
-"""Share of voxels within 2 mm of the surface that is asked for, and by how much it must exceed that of any other orientation."""
+LEAD = 0.02
+"""By how much the correlation of a mask with the cortical surface must exceed that in any other orientation."""
 
 
 def checker(store: ArtifactStore) -> CheckCortex:
@@ -35,9 +35,9 @@ def checker(store: ArtifactStore) -> CheckCortex:
 def check_pycortex(cache_dir: Path, choice: CortexChoice, places: Places) -> tuple[str, ...]:
     """Prove that voxels lie on the cortex of a pycortex subject in a transform, as they are laid and not otherwise.
 
-    A volume on the grid of the transform's own reference image, with its affine, is placed by that. With another affine, the
-    share of voxels within 2 mm of the cortical surface must be 0.5 or more, and 0.05 more than if the volume were flipped or
-    turned: equal shapes prove nothing.
+    A volume on the grid of the transform's own reference image, with its affine, is placed by that. With another affine, the mask
+    must follow the voxels within 2 mm of the cortical surface: their correlation over the grid must exceed that of the mask flipped or
+    turned in every way by 0.02. Equal shapes prove nothing, and a mask that is alike both ways round cannot be placed so.
 
     Returns
     -------
@@ -57,23 +57,31 @@ def check_pycortex(cache_dir: Path, choice: CortexChoice, places: Places) -> tup
         )
     inside = np.zeros(places.shape, np.float32)
     inside.reshape(-1)[places.flat_index] = 1
-    own = _share_on_cortex(inside, projection)
-    found = f"{own:.0%} of voxels lie within 2 mm of the cortical surface."
+    near = np.zeros(places.shape, np.float32)
+    near.reshape(-1)[projection.surface_voxels.flat_index] = 1
+    found = f"{float(near[inside > 0].mean()):.0%} of voxels lie within 2 mm of the cortical surface."
     apart = _apart_from_reference(cache_dir, choice, places)
     if apart is not None and apart <= MAX_APART_MM:
         return (f"Placed on the cortex by the affine of {named}; {found}",)
-    rival = max((_share_on_cortex(turned, projection) for turned in orientations(inside)), default=0.0)
-    if own < LEAST_ON_CORTEX or own < rival + LEAD:
+    own = _correlation(inside, near)
+    rival = max((_correlation(turned, near) for turned in orientations(inside)), default=-1.0)
+    if own < rival + LEAD:
         away = "has no affine to compare" if apart is None else f"has another affine (voxels up to {apart:,.1f} mm away)"
         raise SubjectError(
-            f"The mask {away}, and {own:.0%} of its voxels lie within 2 mm of the cortex, {rival:.0%} if it is flipped or turned; "
-            f"expected at least {LEAST_ON_CORTEX:.0%} and {LEAD:.0%} more than otherwise. Save the mask on the grid of {named}."
+            f"The mask {away}, and follows the cortical surface with a correlation of {own:.2f}, {rival:.2f} if it is flipped or "
+            f"turned; expected {LEAD} more than otherwise. Save the mask on the grid of {named}, with its affine."
         )
-    return (f"Placed on the cortex of {named} by where voxels lie: {found} Flipped or turned, at most {rival:.0%} would.",)
+    return (
+        f"Placed on the cortex of {named} by where voxels lie: the mask follows the surface with a correlation of {own:.2f}, "
+        f"{rival:.2f} if it were flipped or turned; {found}",
+    )
 
 
-def _share_on_cortex(inside: Float[np.ndarray, "z y x"], projection: Projection) -> float:
-    return float(inside.reshape(-1)[projection.surface_voxels.flat_index].sum() / inside.sum())
+def _correlation(first: Float[np.ndarray, "z y x"], second: Float[np.ndarray, "z y x"]) -> float:
+    """Correlation of two volumes of 0 and 1; 0 where one of them does not vary."""
+    a, b = first - first.mean(), second - second.mean()
+    spread = float(np.sqrt((a**2).sum(dtype=np.float64) * (b**2).sum(dtype=np.float64)))
+    return float((a * b).sum(dtype=np.float64)) / spread if spread > 0 else 0.0
 
 
 def _apart_from_reference(cache_dir: Path, choice: CortexChoice, places: Places) -> float | None:

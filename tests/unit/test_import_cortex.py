@@ -1,5 +1,6 @@
 """What an imported recording is drawn on: the phantom's own responses as files give the phantom's own flatmap and voxels."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,19 +8,25 @@ import numpy as np
 import pytest
 from brain_files import N_STIMULI, mapper, nifti, npy, pictures, refusal
 from scipy import sparse
+from scipy.ndimage import distance_transform_edt
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.backbones.presets import backbone_available
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.filestore import PYCORTEX_LOCK, open_pycortex
 from mine_core.cortex.flatmap import FlatMap, load_flatmap, voxel_at
+from mine_core.cortex.projection import project
+from mine_core.cortex.s1 import HEIGHT as MAP_HEIGHT
 from mine_core.cortex.s1 import CortexVoxels, retinotopic_coordinates, s1_artifact
 from mine_core.instrument import build_instrument
 from mine_core.instrument.explain import explain_voxel
+from mine_core.instrument.own_cortex import check_pycortex
 from mine_core.instrument.stages import Run, stages_of
 from mine_core.instrument.subjects import custom_artifact, import_into, subject_of
 from mine_core.subjects.custom import describe_import, import_subject
+from mine_core.subjects.custom.cortices import CortexChoice
 from mine_core.subjects.custom.mapper import read_mapper
+from mine_core.subjects.custom.responses import Places
 from mine_core.subjects.phantom.build import PhantomCortex, build_phantom
 from mine_core.subjects.store import load_subject
 from mine_core.types import Subject
@@ -135,11 +142,31 @@ def test_without_the_affine_the_place_is_proved_by_the_cortex(planted: Planted) 
     other = np.diag([2.24, 2.24, 4.13, 1])
     given = {"images": images_of(planted), "responses": nifti(planted.betas, other), **S1}
     report = import_into(planted.store, name="moved", mask=nifti(planted.mask, other), **given)
-    assert any("by where voxels lie: 100% of voxels lie within 2 mm" in line for line in report["report"])
+    assert any("by where voxels lie" in line and "100% of voxels lie within 2 mm" in line for line in report["report"])
     turned, betas = planted.mask[::-1], planted.betas[::-1]
     given |= {"responses": nifti(betas, other)}
     message = refusal(import_into, planted.store, name="x", mask=nifti(turned, other), **given)
-    assert "within 2 mm of the cortex, 100% if it is flipped or turned" in message
+    own, rival = (float(number) for number in re.findall(r"correlation of (-?\d\.\d+), (\d\.\d+) if it is flipped", message)[0])
+    assert own < rival
+
+
+def test_a_thick_mask_is_placed_and_one_that_is_alike_both_ways_is_not(planted: Planted) -> None:
+    """As pycortex makes masks for responses: more than half of the voxels lie away from the surface."""
+    near = np.zeros(planted.subject.responses.voxels.grid_shape, bool)
+    projection = project(planted.store.root, "S1", "fullhead", MAP_HEIGHT)
+    near.reshape(-1)[projection.surface_voxels.flat_index] = True
+    thick = distance_transform_edt(~near, sampling=(4.13, 2.24, 2.24)) < 8
+    assert near.sum() < thick.sum() / 2
+    choice = CortexChoice("pycortex", "S1", "fullhead")
+
+    def said(mask: np.ndarray) -> str:
+        return check_pycortex(planted.store.root, choice, Places(mask.shape, np.flatnonzero(mask), np.eye(4)))[0]
+
+    assert "by where voxels lie" in said(thick)
+    for axes in ((0,), (1,), (2,), (0, 1, 2)):
+        assert "if it is flipped or turned" in refusal(said, np.flip(thick, axes))
+    assert "if it is flipped or turned" in refusal(said, np.ones_like(thick))
+    assert "if it is flipped or turned" in refusal(said, thick | thick[:, :, ::-1])
 
 
 def test_cortices_that_are_not_there_or_of_another_shape(planted: Planted, rng: np.random.Generator) -> None:
