@@ -53,3 +53,8 @@ def config_from(values: Mapping[str, Any]) -> InstrumentConfig:
 def cache_directory() -> Path:
     """Where rebuildable things are kept: `cache/` of the project, or the folder named by MINE_CACHE."""
     return Path(os.environ.get("MINE_CACHE") or PROJECT / "cache")
+
+
+def notebook_directory() -> Path:
+    """Where the notebook is kept: `notebook/` of the project, or the folder named by MINE_NOTEBOOK. Nothing rebuilds it."""
+    return Path(os.environ.get("MINE_NOTEBOOK") or PROJECT / "notebook")

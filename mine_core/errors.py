@@ -45,5 +45,9 @@ class BatchError(MineError):
     """A batch that cannot run where it was asked to, or lost the machines it ran on."""
 
 
+class NotebookError(MineError):
+    """A pin that cannot be kept, found or made again, or a notebook that cannot be read."""
+
+
 class Cancelled(MineError):
     """Work that the user stopped; nothing of it was kept."""
