@@ -14,6 +14,7 @@ from mine_core.cli_batch import add_batch_command
 from mine_core.cli_common import Bar, add, add_group, settings
 from mine_core.cli_export import add_export_command
 from mine_core.cli_import import add_import
+from mine_core.cli_notebook import add_notebook_commands
 from mine_core.cli_words import add_words_commands
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.errors import ConfigError, MineError
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add_words_commands(commands)
     add_batch_command(commands)
     add_export_command(commands)
+    add_notebook_commands(commands)
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
     add(evaluate, "description", "words, attributes and captions against planted answers and nulls", run_evaluation("description"))

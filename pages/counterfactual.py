@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import counterfactual, exporting
+from mine_core.ui import counterfactual, exporting, pins
 from mine_core.ui.frame import require_instrument
 from mine_core.ui.second import prepared, second_opinion
 
@@ -15,7 +15,7 @@ if view.voxel < 0 or view.image < 0:
 st.subheader(f"Voxel {view.voxel}: is that what drives it?", anchor=False)
 left, right = st.columns([4, 7], gap="medium")
 with left:
-    request = counterfactual.ask(view, instrument)
+    request = pins.pinned_edit(view, instrument) if view.pin >= 0 else counterfactual.ask(view, instrument)
 with right:
     second = prepared(instrument)
     trial = counterfactual.run(instrument, request, second)
@@ -24,6 +24,7 @@ with right:
         counterfactual.verdict(view, instrument, trial)
         second_opinion(view, instrument, trial, second)
         exporting.export_edit(instrument, request, trial)
+        pins.pin_edit(view, instrument, request, trial, second)
 if trial is not None:
     st.divider()
     left, right = st.columns([6, 5], gap="medium")

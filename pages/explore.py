@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import captions, explore, exporting, own_words, patches, writer
+from mine_core.ui import captions, explore, exporting, own_words, patches, pins, writer
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -14,6 +14,7 @@ with left:
 with right:
     explore.voxel_routes(view, instrument)
     explore.voxel_card(view, instrument)
+    pins.pin_explore(view, instrument)
 
 explore.images_of_voxel(view, instrument)
 patches.words_of_image(view, instrument)

@@ -1,14 +1,16 @@
 """Making findings: what to keep of one so that it can be made again, and making it again from what is in the cache."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, get_args
 
 import numpy as np
+from jaxtyping import Bool
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.attribution.base import METHOD_NAMES, MethodName
+from mine_core.config import InstrumentConfig
 from mine_core.errors import NotebookError
 from mine_core.exports.maps import cortex_map
 from mine_core.instrument import Instrument, is_built, open_instrument
@@ -93,6 +95,19 @@ def request_from(values: Mapping[str, Any]) -> EditRequest:
         raise NotebookError(f"The pin holds no edit that can be read ({error}); delete it and pin the edit anew.") from error
 
 
+def mask_of(pin: Finding, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """Pixels that a pinned edit changed; raises NotebookError if they are not of an image of this size."""
+    try:
+        bits = base64.b64decode(pin.settings.get("mask", ""), validate=True)
+    except ValueError:
+        bits = b""
+    if len(bits) != -(-height * width // 8):
+        raise NotebookError(
+            f"The pin's region has {8 * len(bits)} pixels, the image {height * width}; delete it and pin the edit anew."
+        )
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width).astype(bool).reshape(height, width)
+
+
 def method_of(pin: Finding) -> MethodName:
     """Method of a pinned heatmap; raises NotebookError if there is none of that name."""
     for name in METHOD_NAMES:
@@ -127,6 +142,19 @@ def open_for(pin: Finding, store: ArtifactStore) -> Instrument:
     if not is_here(pin, store):
         raise absent(pin)
     return with_own_words(open_instrument(pin.config, store), store, own_words_of(pin))
+
+
+def opener(store: ArtifactStore) -> Callable[[Finding], Instrument]:
+    """Return a function that opens findings' instruments, each once."""
+    opened: dict[tuple[InstrumentConfig, tuple[str, ...]], Instrument] = {}
+
+    def open_once(pin: Finding) -> Instrument:
+        key = (pin.config, own_words_of(pin))
+        if key not in opened:
+            opened[key] = open_for(pin, store)
+        return opened[key]
+
+    return open_once
 
 
 def absent(pin: Finding) -> NotebookError:

@@ -88,7 +88,11 @@ def find_image(instrument: Instrument, voxel: int, item: ImageExplanation, metho
     row, col = divmod(strongest, item.values.shape[1])
     numbers = (
         Number(
-            "predicted response", item.predicted, SD, _residual(instrument, voxel), f"{100 * above:.1f} % of the other images: higher"
+            "predicted response",
+            item.predicted,
+            SD,
+            _residual(instrument, voxel),
+            f"{100 * above:.1f} % of the other images are higher",
         ),
         Number("measured response", item.measured, "SD over images", _repeat_error(instrument, voxel, item.stimulus), "0: mean image"),
         Number("role in fitting", "held out" if item.held_out else "fitted on"),

@@ -112,6 +112,29 @@ def differing(pinned: Sequence[Number], now: Sequence[Number]) -> list[tuple[Num
     return [(old, new) for old, new in pairs if old is None or new is None or not old.same(new)]
 
 
+@dataclass(frozen=True)
+class Row:
+    """One number of several pins beside each other; None where a pin has none. `unit` is empty where they differ in it."""
+
+    name: str
+    unit: str
+    cells: tuple[Number | None, ...]
+    differs: bool
+
+
+def compared(pins: Sequence[Finding]) -> list[Row]:
+    """Numbers of several pins by name, in the order in which they first come."""
+    each = [{number.name: number for number in pin.numbers} for pin in pins]
+    rows = []
+    for name in dict.fromkeys(name for numbers in each for name in numbers):
+        cells = tuple(numbers.get(name) for numbers in each)
+        there = [cell for cell in cells if cell is not None]
+        units = {cell.unit for cell in there}
+        alike = len(there) == len(cells) and all(cell.same(there[0]) for cell in there)
+        rows.append(Row(name, units.pop() if len(units) == 1 else "", cells, not alike))
+    return rows
+
+
 def checked_text(value: str, what: str, most: int, *, lines: bool = False) -> str:
     """Return a text in composed Unicode without outer blanks; raises NotebookError if it is too long or holds control characters."""
     text = unicodedata.normalize("NFC", value.replace("\r\n", "\n")).strip()

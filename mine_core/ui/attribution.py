@@ -91,6 +91,12 @@ def _offer_to_prepare(config: InstrumentConfig, method: PreparedName, job: Job |
         st.rerun()
 
 
+def chosen_method(view: View) -> MethodName:
+    """Which method draws the heatmaps at present."""
+    ready = isinstance(resources.traced(view.config()), Traced)
+    return st.session_state.get(f"explore_method_{'traced' if ready else 'plain'}", DEFAULT if ready else STAND_IN)
+
+
 @st.fragment(run_every="2s")
 def _preparing(job: Job, what: str) -> None:
     """Say how far the better heatmaps are, and show them when they are there."""

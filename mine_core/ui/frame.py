@@ -17,6 +17,7 @@ PAGES = (
     ("regions", "Regions", "pages/regions.py"),
     ("layers", "Layers", "pages/layers.py"),
     ("validation", "Validation", "pages/validation.py"),
+    ("notebook", "Notebook", "pages/notebook.py"),
     ("data", "Data", "pages/data.py"),
 )
 

@@ -1,15 +1,18 @@
 """What all sessions of the app share: store, worker thread, opened instruments. Sessions are threads, so all is read-only."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from mine_core.artifacts import ArtifactStore
-from mine_core.config import InstrumentConfig, cache_directory
+from mine_core.config import InstrumentConfig, cache_directory, notebook_directory
 from mine_core.instrument import Instrument, is_built, open_instrument
 from mine_core.instrument.attributions import Prepared, PreparedName, build_prepared, find_prepared
 from mine_core.instrument.build import build_instrument
 from mine_core.instrument.own_words import is_scored, kept_words, with_own_words
 from mine_core.instrument.stages import stages_of
 from mine_core.jobs import Job, Worker
+from mine_core.notebook import Notebook
 
 # stored numbers times patches of an image: traced in about ten minutes on two cores
 PREPARED_UNASKED = 1e10
@@ -19,6 +22,16 @@ PREPARED_UNASKED = 1e10
 def store() -> ArtifactStore:
     """Return the artifact store of this installation."""
     return ArtifactStore(cache_directory())
+
+
+@st.cache_resource(max_entries=4)
+def _notebook(directory: Path) -> Notebook:
+    return Notebook(directory)
+
+
+def notebook() -> Notebook:
+    """Return the notebook of this installation; it is read when it is asked for something, and may refuse then."""
+    return _notebook(notebook_directory())
 
 
 @st.cache_resource
@@ -49,6 +62,11 @@ def instrument(config: InstrumentConfig) -> Instrument:
     if not own or not is_scored(config, store(), own):
         return stock_instrument(config)
     return _with_own(config, _keys(config), own)
+
+
+def instrument_with(config: InstrumentConfig, own: tuple[str, ...]) -> Instrument:
+    """Open an instrument with certain own words, all of which is in the store."""
+    return _with_own(config, _keys(config), own) if own else stock_instrument(config)
 
 
 def built(config: InstrumentConfig) -> bool:

@@ -20,9 +20,9 @@ EDITS = ("", "remove", "insert")
 
 @dataclass(frozen=True)
 class View:
-    """Subject, phantom seed, backbone, map, voxel, image, kind of edit, texts looked for and not, region and unit in view.
+    """Subject, phantom seed, backbone, map, voxel, image, kind of edit, texts looked for and not, region, unit and pin in view.
 
-    -1 or empty where none is chosen.
+    -1 or empty where none is chosen. A pin stands for the edit that it holds, until anything else in the view changes.
     """
 
     subject: str = "phantom"
@@ -36,6 +36,7 @@ class View:
     minus: str = ""
     region: str = ""
     unit: str = ""
+    pin: int = -1
 
     def config(self) -> InstrumentConfig:
         """Settings of the instrument in view."""
@@ -72,12 +73,13 @@ def current_view() -> View:
         minus=values.get("minus", default.minus),
         region=values.get("region", default.region),
         unit=values.get("unit", default.unit),
+        pin=_whole(values, "pin", default.pin),
     )
 
 
 def set_view(**changes: Any) -> View:
     """Change the view and the URL; keys whose value is the default leave the URL."""
-    view, default = replace(current_view(), **changes), asdict(View())
+    view, default = replace(current_view(), **{"pin": View().pin, **changes}), asdict(View())
     values = {name: str(value) for name, value in asdict(view).items() if value != default[name]}
     if dict(st.query_params) != values:
         st.query_params.from_dict(values)

@@ -21,6 +21,7 @@ PAGES = (
     "pages/regions.py",
     "pages/layers.py",
     "pages/validation.py",
+    "pages/notebook.py",
     "pages/data.py",
 )
 
@@ -56,7 +57,9 @@ def test_a_page_opens_without_an_exception(page, instrument):
     assert not opened(page).exception
 
 
-@pytest.mark.parametrize("query", [{"voxel": "none"}, {"map": "nonsense"}, {"seed": "ninety"}, {"edit": "drop"}, {"seed": "95"}])
+@pytest.mark.parametrize(
+    "query", [{"voxel": "none"}, {"map": "nonsense"}, {"seed": "ninety"}, {"edit": "drop"}, {"seed": "95"}, {"pin": "x"}]
+)
 def test_a_link_that_makes_no_sense_is_refused_in_one_line(query, instrument):
     app = opened(PAGES[0], **query)
     assert not app.exception

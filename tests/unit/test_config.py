@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mine_core.config import PROJECT, InstrumentConfig, cache_directory, config_from
+from mine_core.config import PROJECT, InstrumentConfig, cache_directory, config_from, notebook_directory
 from mine_core.errors import ConfigError
 
 
@@ -42,6 +42,14 @@ def test_the_cache_is_in_the_project_unless_a_folder_is_named(monkeypatch: pytes
     assert cache_directory() == PROJECT / "cache"
     monkeypatch.delenv("MINE_CACHE")
     assert cache_directory() == PROJECT / "cache"
+
+
+def test_the_notebook_lies_beside_the_cache_and_is_not_part_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MINE_NOTEBOOK", str(tmp_path))
+    assert notebook_directory() == tmp_path
+    monkeypatch.delenv("MINE_NOTEBOOK")
+    assert notebook_directory() == PROJECT / "notebook"
+    assert notebook_directory().parent == PROJECT and "/notebook/" in (PROJECT / ".gitignore").read_text().split()
 
 
 def test_the_command_line_loads_none_of_the_heavy_libraries_before_it_knows_what_to_do() -> None:

@@ -195,8 +195,8 @@ import sys
 from pathlib import Path
 from mine_core.notebook import Finding, Notebook
 for i in range(25):
-    view = {"subject": "phantom", "voxel": str(i)}
-    Notebook(Path(sys.argv[1])).add(Finding(kind="voxel", view=view, title=f"{sys.argv[2]} {i}", numbers=(), settings={}, provenance={}))
+    view, title = {"subject": "phantom", "voxel": str(i)}, f"{sys.argv[2]} {i}"
+    Notebook(Path(sys.argv[1])).add(Finding(kind="voxel", view=view, title=title, numbers=(), settings={}, provenance={}))
 """
 
 
