@@ -123,16 +123,16 @@ class Row:
 
 
 def compared(pins: Sequence[Finding]) -> list[Row]:
-    """Numbers of several pins by name, in the order in which they first come."""
+    """Numbers of several pins by name, first those that at least two have; `differs` speaks of the pins that have a number."""
     each = [{number.name: number for number in pin.numbers} for pin in pins]
     rows = []
     for name in dict.fromkeys(name for numbers in each for name in numbers):
         cells = tuple(numbers.get(name) for numbers in each)
         there = [cell for cell in cells if cell is not None]
         units = {cell.unit for cell in there}
-        alike = len(there) == len(cells) and all(cell.same(there[0]) for cell in there)
-        rows.append(Row(name, units.pop() if len(units) == 1 else "", cells, not alike))
-    return rows
+        differs = not all(cell.same(there[0]) for cell in there)
+        rows.append(Row(name, units.pop() if len(units) == 1 else "", cells, differs))
+    return sorted(rows, key=lambda row: row.cells.count(None) > len(pins) - 2)
 
 
 def checked_text(value: str, what: str, most: int, *, lines: bool = False) -> str:

@@ -15,6 +15,7 @@ from mine_core.ui import notebook_again, resources
 from mine_core.ui.notebook_export import export
 
 PER_PAGE = 12
+WIDEST = 340  # of a picture, in pixels of the screen
 HEADLINES = (
     "predicted shift",
     "second encoder: predicted shift",
@@ -86,7 +87,7 @@ def beside(pins: list[Pin]) -> None:
         cells = {f"pin {pin.id}": _cell(number, row.unit, told) for pin, number in zip(pins, row.cells, strict=True)}
         rows.append({"number": row.name, "unit": row.unit, **cells, "differs": "differs" if row.differs else ""})
     _table(pd.DataFrame(rows))
-    st.caption("Numbers as they were pinned. – means that a pin has no such number; differs: not the same to five digits.")
+    st.caption("Numbers as they were pinned; a dash where a pin has no such number. Those that differ do so within five digits.")
     st.divider()
 
 
@@ -101,19 +102,30 @@ def _cell(number: Number | None, unit: str, told: bool) -> str:
 
 def cards(book: Notebook, pins: list[Pin]) -> None:
     """Show pins as cards, a page of them at a time."""
-    _undo(book)
     n_pages = -(-len(pins) // PER_PAGE)
     page = st.pagination(n_pages, key=f"notebook_page_{n_pages}") if n_pages > 1 else 1
-    for pin in pins[(page - 1) * PER_PAGE : page * PER_PAGE]:
-        with st.container(border=True):
-            left, middle, right = st.columns([3, 7, 3], gap="medium")
-            with left:
-                _picture(pin)
-            with middle:
-                _texts(pin)
-                _numbers(pin)
-            with right:
-                _actions(book, pin)
+    shown = pins[(page - 1) * PER_PAGE : page * PER_PAGE]
+    gone = st.session_state.get("notebook_deleted", -1)
+    # the offer to undo stands where the pin was
+    place = sum(pin.id > gone for pin in shown) if gone >= 0 else -1
+    for position, pin in enumerate(shown):
+        if position == place:
+            _undo(book, gone)
+        _card(book, pin)
+    if place == len(shown):
+        _undo(book, gone)
+
+
+def _card(book: Notebook, pin: Pin) -> None:
+    with st.container(border=True):
+        left, middle, right = st.columns([3, 7, 3], gap="medium")
+        with left:
+            _picture(pin)
+        with middle:
+            _texts(pin)
+            _numbers(pin)
+        with right:
+            _actions(book, pin)
 
 
 def _picture(pin: Pin) -> None:
@@ -122,7 +134,9 @@ def _picture(pin: Pin) -> None:
     if picture is None:
         st.caption(alt)
     else:
-        st.html(f'<img alt="{html.escape(alt, quote=True)}" src="{data_url(picture, "webp")}" style="width:100%;border-radius:.3rem">')
+        source, told = data_url(picture, "webp"), html.escape(alt, quote=True)
+        st.html(f'<img alt="{told}" src="{source}" style="width:100%;max-width:{WIDEST}px;border-radius:.3rem">')
+        st.caption(as_text(alt))
 
 
 def _texts(pin: Pin) -> None:
@@ -215,11 +229,8 @@ def _edit(book: Notebook, pin: Pin) -> None:
     st.rerun()
 
 
-def _undo(book: Notebook) -> None:
+def _undo(book: Notebook, last: int) -> None:
     """Offer to take the last deletion back."""
-    last = st.session_state.get("notebook_deleted")
-    if last is None:
-        return
     left, right = st.columns([8, 2], vertical_alignment="center")
     left.info(f"Pin {last} was deleted. It is kept below until it is deleted for ever.")
     if right.button("Undo", key="notebook_undo", width="stretch"):

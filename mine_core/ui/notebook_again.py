@@ -7,6 +7,7 @@ import streamlit as st
 from jaxtyping import UInt8
 
 from mine_core.artifacts import canonical_json
+from mine_core.cortex.flatmap import centre_of_voxel
 from mine_core.errors import MineError
 from mine_core.exports.maps import cortex_map
 from mine_core.figures import outlined
@@ -53,7 +54,7 @@ def preview(pin: Pin) -> tuple[Picture | None, str]:
         instrument = instrument_of(pin)
         if pin.kind == "edit" and pin.id in st.session_state.get(MADE, ()):
             return _edited(pin, instrument)
-        return _picture(pin, instrument, _key(pin, instrument)), _alt(pin)
+        return _picture(pin, instrument, _key(pin, instrument)), _alt(pin, instrument)
     except MineError as refusal:
         return None, f"No picture: {refusal}"
 
@@ -92,7 +93,7 @@ def _edited(pin: Pin, instrument: Instrument) -> tuple[Picture, str]:
     """Before and after, of an edit that was made again."""
     trial: Any = run(instrument, request_from(pin.settings.get("request", {})), second_for(pin, resources.store()))
     if trial is None:
-        return _picture(pin, instrument, _key(pin, instrument)), _alt(pin)
+        return _picture(pin, instrument, _key(pin, instrument)), _alt(pin, instrument)
     before, after = (
         outlined(trial.edit.original, trial.edit.edit_mask),
         outlined(trial.edit.edited, np.zeros_like(trial.edit.edit_mask)),
@@ -100,11 +101,14 @@ def _edited(pin: Pin, instrument: Instrument) -> tuple[Picture, str]:
     return thumbnail(np.concatenate([before, after], axis=1), 480), f"Image {pin.image} before and after the edit"
 
 
-def _alt(pin: Pin) -> str:
-    told = {
-        "voxel": f"Flatmap of accuracy with voxel {pin.voxel} ringed",
-        "map": f"Flatmap, {pin.title}",
-        "image": f"Image {pin.image} with the heatmap of voxel {pin.voxel}",
-        "edit": f"Image {pin.image} with the edited region outlined",
-    }
-    return told[pin.kind]
+def _alt(pin: Pin, instrument: Instrument) -> str:
+    """What a small picture shows, with the scale of a map."""
+    if pin.kind == "image":
+        return f"Image {pin.image} with the heatmap of voxel {pin.voxel}: red raises its prediction"
+    if pin.kind == "edit":
+        return f"Image {pin.image} with the edited region outlined"
+    shown = cortex_map(instrument, map_of(pin) if pin.kind == "map" else "accuracy", pin.image)
+    low, high = ("blue", "red") if shown.signed else ("dark", "bright")
+    scale = "colours as on Explore" if shown.categories else f"{low} {shown.low:g} to {high} {shown.high:g} {shown.unit}"
+    ringed_here = pin.voxel >= 0 and centre_of_voxel(instrument.flatmap, pin.voxel) is not None
+    return f"{shown.title}, {scale}" + (f"; voxel {pin.voxel} ringed" if ringed_here else "")

@@ -20,9 +20,17 @@ def instrument() -> Instrument:
 
 
 @pytest.fixture(scope="session")
-def address(instrument: Instrument) -> Iterator[str]:
-    with serving(cache_directory()) as (_, url):
-        yield url
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the server's notebook: never the user's own."""
+    return tmp_path_factory.mktemp("notebook")
+
+
+@pytest.fixture(scope="session")
+def address(instrument: Instrument, kept: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MINE_NOTEBOOK", str(kept))
+        with serving(cache_directory()) as (_, url):
+            yield url
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from mine_core.config import PROJECT
 from mine_core.errors import NotebookError
 from mine_core.notebook import Finding, Notebook, Number
-from mine_core.notebook.records import MOST_NOTE, MOST_TAG, MOST_TAGS, MOST_TITLE, differing
+from mine_core.notebook.records import MOST_NOTE, MOST_TAG, MOST_TAGS, MOST_TITLE, compared, differing
 from mine_core.notebook.store import FILE, VERSION, has_full_text
 
 NUMBERS = (
@@ -223,7 +223,7 @@ def test_a_newer_schema_is_refused_in_one_line_and_left_as_it_is(book):
     assert "\n" not in str(refused.value) and book.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "overwritten", "another program"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "overwritten", "one page", "another program"])
 def test_a_damaged_notebook_is_refused_and_left_as_it_is(book, damage):
     for i in range(40):
         book.add(finding(title=f"pin {i}", note="long " * 200))
@@ -234,6 +234,8 @@ def test_a_damaged_notebook_is_refused_and_left_as_it_is(book, damage):
         book.path.write_bytes(b"")
     elif damage == "overwritten":
         book.path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    elif damage == "one page":
+        book.path.write_bytes(content[:-4096] + b"\xff" * 4096)
     else:
         book.path.unlink()
         with sqlite3.connect(book.path) as connection:
@@ -280,3 +282,14 @@ def test_numbers_are_the_same_to_rounding_and_words_exactly():
     assert not Number("w", "face").same(Number("w", "Face")) and not Number("w", "1").same(Number("w", 1))
     before, now = (Number("a", 1.0), Number("b", 2.0), Number("c", 3)), (Number("a", 1.0), Number("b", 2.5), Number("d", 4))
     assert [(old and old.name, new and new.name) for old, new in differing(before, now)] == [("b", "b"), ("c", None), (None, "d")]
+
+
+def test_pins_are_compared_by_name_with_units_and_shared_numbers_first():
+    first = finding(
+        numbers=(Number("alone", 1.0), Number("r", 0.5, "Pearson r"), Number("place", 2.0, "row 1"), Number("word", "face"))
+    )
+    second = finding(numbers=(Number("word", "face"), Number("r", 0.6, "Pearson r"), Number("place", 2.0, "row 2")))
+    rows = compared((first, second))
+    told = [(row.name, row.unit, row.differs) for row in rows]
+    assert told == [("r", "Pearson r", True), ("place", "", False), ("word", "", False), ("alone", "", False)]
+    assert rows[-1].cells == (first.numbers[0], None)

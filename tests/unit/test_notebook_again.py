@@ -62,7 +62,7 @@ def book(tmp_path, small, trial, request_made) -> Notebook:
     mine, store, kept = small.instrument, small.store, Notebook(tmp_path / "kept")
     view = {"subject": "small", "seed": "0", "backbone": "phantom", "voxel": str(VOXEL), "image": str(IMAGE)}
     found = [
-        ("voxel", voxel_now(mine, store, VOXEL, "decomposition"), settings_of(mine, method="decomposition")),
+        ("voxel", voxel_now(mine, store, VOXEL, "traced"), settings_of(mine, method="traced")),
         ("image", image_now(mine, store, VOXEL, IMAGE, "traced"), settings_of(mine, method="traced")),
         ("map", map_now(mine, "accuracy", IMAGE, VOXEL), settings_of(mine, map="accuracy")),
         ("edit", find_edit(mine, request_made, trial), edit_settings(mine, request_made, trial, None)),
