@@ -93,7 +93,7 @@ def _offer_to_prepare(config: InstrumentConfig, method: PreparedName, job: Job |
 
 def chosen_method(view: View) -> MethodName:
     """Which method draws the heatmaps at present."""
-    ready = isinstance(resources.traced(view.config()), Traced)
+    ready = isinstance(resources.prepared(view.config(), "traced"), Prepared)
     return st.session_state.get(f"explore_method_{'traced' if ready else 'plain'}", DEFAULT if ready else STAND_IN)
 
 
