@@ -84,7 +84,8 @@ def voxel_picture(instrument: Instrument, shown: CortexMap, voxel: int, top: Seq
     grid = figure.add_gridspec(2, 6, width_ratios=[1, 1, 1, 1, 1, 1])
     place = figure.add_subplot(grid[:, :3])
     _flatmap(place, instrument, shown, voxel)
-    place.set_title(f"voxel {voxel} on {shown.title.lower()}", fontsize=9, color=INK)
+    scale = f"dark {shown.low:g} to bright {shown.high:g} {shown.unit}"
+    place.set_title(f"voxel {voxel} on {shown.title.lower()}, {scale}", fontsize=9, color=INK)
     limit = limit_of([item.values for item in top])
     for position, item in enumerate(top[:6]):
         axes = figure.add_subplot(grid[position // 3, 3 + position % 3])

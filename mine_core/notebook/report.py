@@ -88,7 +88,7 @@ def as_markdown(entries: Sequence[Entry]) -> str:
         if pin.tags:
             parts.append("Tags: " + ", ".join(plain(tag) for tag in pin.tags))
         if pin.withheld:
-            parts.append(f"**Withheld.** {plain(pin.withheld)}")
+            parts.append(f"**{plain(pin.withheld)}**")
         if pin.note:
             parts.append("\n".join(f"> {plain(line)}" for line in pin.note.split("\n")))
         if entry.figure is not None:
@@ -121,7 +121,7 @@ def _section(entry: Entry) -> str:
     if pin.tags:
         parts.append("<p>" + " ".join(f'<span class="tag">{_text(tag)}</span>' for tag in pin.tags) + "</p>")
     if pin.withheld:
-        parts.append(f'<p class="warn"><b>Withheld.</b> {_text(pin.withheld)}</p>')
+        parts.append(f'<p class="warn">{_text(pin.withheld)}</p>')
     if pin.note:
         parts.append(f'<p class="note">{_text(pin.note)}</p>')
     if entry.figure is not None:
