@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from mine_core.attribution.base import MethodName
+from mine_core.attribution.base import METHODS, MethodName
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
 from mine_core.errors import MineError
 from mine_core.figures import data_url, heat_gradient, heat_rgba
@@ -150,9 +150,11 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
         key="explore_gallery",
     )
     held = sum(item.held_out for item in shown)
+    share = "each patch's share of the predicted response, counted from the average image"
+    drawn = share if METHODS[method].sums else METHODS[method].title.lower()
     st.caption(
-        f"{len(shown)} of {len(instrument.subject.stimuli):,} images, {held} of them held out from fitting. Heatmap: each patch's "
-        f"share of the predicted response, counted from the average image. {caption_source(instrument)}"
+        f"{len(shown)} of {len(instrument.subject.stimuli):,} images, {held} of them held out from fitting. Heatmap: "
+        f"{drawn}. {caption_source(instrument)}"
     )
     if counter:
         st.caption(
