@@ -1,13 +1,14 @@
 """The cortex of a user's own recording: what must hold before it is kept, and the map that its voxels are drawn on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import shapely
-from jaxtyping import Float, Float32, Int, Int32
+from jaxtyping import Float, Float32, Int, Int8, Int32
 
 from mine_core.artifacts import Artifact, ArtifactStore
-from mine_core.cortex import fsaverage
+from mine_core.cortex import fsaverage, s1
 from mine_core.cortex.filestore import PYCORTEX_LOCK, open_pycortex, quiet
 from mine_core.cortex.flatmap import FlatMap, build_flatmap
 from mine_core.cortex.projection import Projection, interior_pixels, project
@@ -104,6 +105,41 @@ def check_units(kind: CortexKind, n_voxels: int) -> None:
             f"There are {n_voxels:,} voxels and no cortex; at most {MAX_UNITS:,} can be laid out by similarity. Give a cortex, and "
             "a mask that says where voxels lie, or fewer voxels."
         )
+
+
+def with_drawn_regions(cache_dir: Path, subject: Subject) -> Subject:
+    """Give a subject on a pycortex cortex that names no regions those drawn in its overlays; any other is returned as it is.
+
+    A voxel that the map shows is in a region when the pixel deepest inside it is; a hidden one within 2 mm of the surface, when the
+    surface point nearest to its centre is; others are in none.
+    """
+    choice, voxels = subject.provenance["import"]["cortex"], subject.responses.voxels
+    if choice["kind"] != "pycortex" or voxels.regions:
+        return subject
+    projection = project(cache_dir, choice["subject"], choice["transform"], HEIGHT)
+    xy, hemisphere = _on_map(projection, voxels)
+    drawn = tuple(dict.fromkeys(outline.region for outline in projection.outlines))
+    inside = np.array([s1._inside(projection, name, xy, hemisphere) for name in drawn]).reshape(len(drawn), len(voxels))
+    held = np.flatnonzero(inside.any(axis=1))
+    membership = inside[held]
+    membership.setflags(write=False)
+    record = dict(subject.provenance["import"])
+    record["notes"] = [*record["notes"], f"Regions are those drawn in the overlays of pycortex subject '{choice['subject']}'."]
+    named = replace(voxels, regions=tuple(drawn[row] for row in held), membership=membership)
+    return replace(subject, responses=replace(subject.responses, voxels=named), provenance={**subject.provenance, "import": record})
+
+
+def _on_map(projection: Projection, voxels: VoxelIndex) -> tuple[Float[np.ndarray, "voxel 2"], Int8[np.ndarray, " voxel"]]:
+    """Pixel and hemisphere of each voxel; NaN and 0 where neither the map nor the nearest surface point tells."""
+    xy, hemisphere = np.full((len(voxels), 2), np.nan), np.zeros(len(voxels), np.int8)
+    near = projection.surface_voxels
+    place = np.minimum(np.searchsorted(near.flat_index, voxels.flat_index), len(near.flat_index) - 1)
+    known = near.flat_index[place] == voxels.flat_index
+    xy[known], hemisphere[known] = near.xy[place[known]], near.hemisphere[place[known]]
+    pixels = interior_pixels(projection.pixel_flat, int(np.prod(projection.grid_shape)))[voxels.flat_index]
+    shown = pixels[:, 0] >= 0
+    xy[shown], hemisphere[shown] = pixels[shown], projection.hemisphere[pixels[shown, 1], pixels[shown, 0]]
+    return xy, hemisphere
 
 
 def pycortex_map(cache_dir: Path, subject: Subject) -> FlatMap:

@@ -8,7 +8,7 @@ from typing import Any
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, canonical_json, code_version, open_artifact, write_text
 from mine_core.encoding.noise_ceiling import ncsnr_from_repeats, noise_ceiling_from_ncsnr
 from mine_core.errors import Cancelled, SubjectError
-from mine_core.instrument.own_cortex import check_units, checker
+from mine_core.instrument.own_cortex import check_units, checker, with_drawn_regions
 from mine_core.subjects import algonauts
 from mine_core.subjects.custom import check_subject_name, describe_import, import_subject
 from mine_core.subjects.custom.images import never, silent
@@ -44,7 +44,7 @@ def import_into(store: ArtifactStore, *, cancelled: IsCancelled | None = None, *
     Raises SubjectError for whatever cannot be used as given, and Cancelled if `cancelled()` became True; then nothing is kept.
     """
     asked = cancelled or (lambda: False)
-    subject = import_subject(**arguments, check_cortex=checker(store), cancelled=asked)
+    subject = with_drawn_regions(store.root, import_subject(**arguments, check_cortex=checker(store), cancelled=asked))
     check_units(subject.provenance["import"]["cortex"]["kind"], len(subject.responses.voxels))
     _stop_if(asked, subject.name)
     recipe = Recipe(

@@ -118,6 +118,10 @@ def test_a_table_in_pycortex_order_is_the_phantom_too(planted: Planted) -> None:
     np.testing.assert_array_equal(drawn(planted.store, "as-table").pixel_voxel, planted.flatmap.pixel_voxel)
     outlined = {outline.name for outline in drawn(planted.store, "as-table").outlines}
     assert outlined >= {outline.name for outline in planted.flatmap.outlines}
+    found, own = subject_of(custom_artifact("as-table", planted.store)).responses.voxels, planted.subject.responses.voxels
+    assert set(own.regions) < set(found.regions)
+    for name, inside in zip(own.regions, own.membership, strict=True):
+        np.testing.assert_array_equal(found.membership[found.regions.index(name)], inside)
 
 
 def test_the_whole_instrument_stands_on_a_cortex_of_ones_own(planted: Planted) -> None:
