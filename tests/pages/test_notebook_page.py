@@ -254,7 +254,13 @@ def test_two_pins_stand_side_by_side_with_what_differs(mine, book):
 def test_a_report_is_made_off_the_page_and_a_script_at_once(mine, book, monkeypatch):
     pin_voxel(book, mine, best(mine))
     offered = []
-    monkeypatch.setattr(notebook_export.st, "download_button", lambda label, data, name, *_, **__: offered.append((name, data)))
+
+    def offer(label, data=None, file_name="", *_, **__):
+        # other pages offer files too: Explore runs before this page is switched to
+        if file_name.startswith("mine_notebook"):
+            offered.append((file_name, data))
+
+    monkeypatch.setattr(notebook_export.st, "download_button", offer)
     app = opened(NOTEBOOK)
     app.radio("notebook_form").set_value("script").run()
     assert offered == [("mine_notebook.py", write_script(book.pins()))]
