@@ -102,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "a text search over 20,000 voxels, and all profiles made anew on two processes",
         run_evaluation("words-speed"),
     )
+    add(benchmark, "edit", "seconds an edit takes by stage, controls and all", run_evaluation("edit"))
     add_encoding_speed(benchmark)
     return top
 

@@ -23,6 +23,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "learning": "learning_curve",
     "attribution-speed": "attribution_speed",
     "words-speed": "words_speed",
+    "edit": "edit_speed",
 }
 
 

@@ -1,15 +1,15 @@
 """One counterfactual trial: an edit of an image, its matched controls, and how the predictions move."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from mine_core.attribution.traced import coarse_values
-from mine_core.backbones.base import Backbone
 from mine_core.counterfactual.controls import make_controls
 from mine_core.counterfactual.editor_presets import editor_available
 from mine_core.counterfactual.editors import Editor, create_editor
@@ -26,9 +26,12 @@ from mine_core.instrument.instrument import Instrument, Keyed
 from mine_core.instrument.second import SecondEncoder
 from mine_core.instrument.where import heat_of, heat_of_read_out
 from mine_core.profiles import wordless_text
-from mine_core.types import EncodingModel, ImageEdit, IsCancelled, PredictedShift
+from mine_core.types import ImageEdit, IsCancelled, PredictedShift
 
 Kind = Literal["remove", "insert"]
+Stage = Literal["mask", "generate", "controls", "re-encode", "predict", "check", "verify"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+OnStage = Callable[[Stage], None]
 N_ELSEWHERE, N_CONTENT = 10, 10
 INSERT_SIZE = 0.45
 PAINTED_SIZE = 0.5  # of the oval that something is painted into, which it does not fill
@@ -40,6 +43,10 @@ NOTES = {
     "remove": "Controls remove equally large regions elsewhere, or disturb the same place and keep what it shows.",
     "insert": "Controls insert other things in the same place and elsewhere, or the same pixels scrambled.",
 }
+
+
+def _unheard(stage: Stage) -> None:
+    """Nobody asked what a trial is at."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,15 @@ def painting_editor(instrument: Instrument) -> str:
 
 
 def run_trial(
-    instrument: Instrument, request: EditRequest, second: SecondEncoder | None = None, cancelled: IsCancelled | None = None
+    instrument: Instrument,
+    request: EditRequest,
+    second: SecondEncoder | None = None,
+    cancelled: IsCancelled | None = None,
+    on_stage: OnStage = _unheard,
 ) -> Trial:
     """Make the edit and its controls, embed all of them, and predict the shift of every voxel; a second encoder checks it.
+
+    `on_stage` is told when each of STAGES begins.
 
     Raises
     ------
@@ -125,9 +138,11 @@ def run_trial(
     """
     if request.word:
         _require_word(instrument, _thing_in(instrument, request))
+    on_stage("mask")
     heat = heat_of(instrument, request.voxel, request.stimulus)
     image = np.asarray(instrument.subject.stimuli.images[request.stimulus])
-    editor, edit, pool = _edited(instrument, request, heat, image, cancelled)
+    editor, edit, pool = _edited(instrument, request, heat, image, cancelled, on_stage)
+    on_stage("controls")
     direction = -1 if request.kind == "remove" else 1
     controls = make_controls(
         edit,
@@ -143,29 +158,21 @@ def run_trial(
     images = [image, edit.edited, *(control.image for control in controls)]
     names = [control.name for control in controls]
     guide = str(instrument.model.provenance.get("key", ""))
-    shift = _shift(instrument.model, instrument.backbone.get(), images, names, direction, guided_by=guide)
+    on_stage("re-encode")
+    pooled = embed_distinct(lambda stack: instrument.backbone.get().embed(stack).pooled, images)
+    on_stage("predict")
+    # from the first image to the second, beside those from the first to each control
+    shift = predict_shift(instrument.model, pooled[0], pooled[1], pooled[2:], names, direction=direction, guided_by=guide)
     check = None
     if second is not None:
-        check = _shift(second.model, second.backbone.get(), images, names, direction, guided_by=guide, checked_by=second.key)
+        on_stage("check")
+        pooled = embed_distinct(lambda stack: second.backbone.get().embed(stack).pooled, images)
+        sides = (pooled[0], pooled[1], pooled[2:])
+        check = predict_shift(second.model, *sides, names, direction=direction, guided_by=guide, checked_by=second.key)
+    on_stage("verify")
     word = request.word or _driving_word(instrument, request.stimulus, heat)
     instant = masked_patch_estimate(heat, edit.edit_mask, instrument.sd(request.voxel))
     return Trial(_verified(instrument, edit, word, direction) if word else edit, shift, instant, NOTES[request.kind], check)
-
-
-def _shift(
-    model: EncodingModel,
-    backbone: Backbone,
-    images: list[UInt8[np.ndarray, "height width 3"]],
-    names: list[str],
-    direction: int,
-    *,
-    guided_by: str,
-    checked_by: str | None = None,
-) -> PredictedShift:
-    """Shift from the first image to the second, beside those from the first to each control."""
-    pooled = embed_distinct(lambda stack: backbone.embed(stack).pooled, images)
-    before, after, controls = pooled[0], pooled[1], pooled[2:]
-    return predict_shift(model, before, after, controls, names, direction=direction, guided_by=guided_by, checked_by=checked_by)
 
 
 def _edited(
@@ -174,6 +181,7 @@ def _edited(
     heat: Float[np.ndarray, "row col"],
     image: UInt8[np.ndarray, "height width 3"],
     cancelled: IsCancelled | None,
+    on_stage: OnStage,
 ) -> tuple[Editor, ImageEdit, tuple[Exemplar, ...]]:
     """Make the edit; returns what made it, the edit, and other words' exemplars to compare an insertion with."""
     region = _drawn(request, image)
@@ -183,14 +191,17 @@ def _edited(
         remover = painter or InpaintRemover()
         what = f"the {request.word}" if request.word else "what drives the voxel"
         mask = _region_to_remove(instrument, request) if region is None else region
+        on_stage("generate")
         return remover, remover.edit(image, mask, f"remove {what}", seed=request.seed, cancelled=cancelled), ()
     thing = _thing_in(instrument, request)
     others = tuple(item for word in _other_words(instrument, thing) for item in exemplars_of(instrument, word)[:2])
     if painter is not None:
         mask = _region_to_paint(request, heat, image) if region is None else region
+        on_stage("generate")
         edit = painter.edit(image, mask, f"insert {request.word}", seed=request.seed, cancelled=cancelled)
         return painter, _with_place(replace(edit, provenance={**edit.provenance, "word": thing}), request), others
     inserter, mask = _inserter(request, exemplars_of(instrument, request.word), heat, image, region)
+    on_stage("generate")
     edit = inserter.edit(image, mask, f"insert {request.word}", seed=request.seed, cancelled=cancelled)
     return inserter, _with_place(edit, request), others
 

@@ -35,6 +35,7 @@ COMMANDS = [
     ["benchmark", "explain"],
     ["benchmark", "start"],
     ["benchmark", "words"],
+    ["benchmark", "edit"],
     ["benchmark", "encoding"],
 ]
 OUT = {"caption": ["--out", "captions.csv"], "export": ["--out", "exported"]}

@@ -12,10 +12,11 @@ import pytest
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig
-from mine_core.errors import ConfigError, MineError, SubjectError
+from mine_core.errors import ConfigError, EditError, MineError, SubjectError
 from mine_core.experiments import (
     EXPERIMENTS,
     attribution_accuracy,
+    edit_speed,
     encoding_accuracy,
     experiment,
     explain_speed,
@@ -26,6 +27,7 @@ from mine_core.experiments.attribution_pointing import mass_on, points_at
 from mine_core.experiments.attribution_speed import random_backbone
 from mine_core.experiments.synthetic_subject import Size, synthetic_subject
 from mine_core.instrument.explain import explain_voxel
+from mine_core.instrument.trials import STAGES
 from mine_core.types import Responses, Splits, VoxelIndex
 
 
@@ -272,3 +274,18 @@ def test_an_unknown_architecture_is_refused() -> None:
 def test_a_truth_is_opened_only_where_there_is_one(small: Any) -> None:
     with pytest.raises(SubjectError, match="no readable planted truth|No readable planted truth"):
         planted.truth_of(replace(small.instrument, truth_path=small.store.root / "nothing"))
+
+
+def test_an_edit_is_timed_by_stages_that_sum_to_the_whole(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edit_speed, "N_VOXELS", 5)
+    found = experiment("edit")(small.config, small.store, quiet)
+    json.dumps(found, allow_nan=False)
+    assert found["n_voxels_predicted"] == len(small.instrument.score.r)
+    seconds = found["remove"]["p50_seconds"]
+    assert found["remove"]["n_edits"] > 0 and set(seconds) == {*STAGES, "whole"} and seconds["re-encode"] > 0
+    rows = [{"mask": 1.0, "whole": 3.0}, {"mask": 2.0, "generate": 4.0, "whole": 6.0}]
+    told = edit_speed._summary(rows)["p50_seconds"]
+    assert (told["mask"], told["generate"], told["whole"], told["check"]) == (1.5, 2.0, 4.5, 0.0)
+    monkeypatch.setattr(edit_speed, "_timed", lambda *_: None)
+    with pytest.raises(EditError, match="0 of"):
+        experiment("edit")(small.config, small.store, quiet)

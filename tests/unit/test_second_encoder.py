@@ -15,7 +15,7 @@ from mine_core.features import load_features
 from mine_core.instrument import second as module
 from mine_core.instrument.second import build_second, second_backbone, second_is_built
 from mine_core.instrument.stages import encoding_stages
-from mine_core.instrument.trials import EditRequest, run_trial
+from mine_core.instrument.trials import STAGES, EditRequest, run_trial
 from mine_core.types import Splits
 
 
@@ -56,8 +56,10 @@ def test_its_check_equals_its_own_predictions_before_and_after(small, second):
 
 def test_it_takes_no_part_in_the_edit_or_in_the_first_encoders_shift(small, second):
     request = EditRequest("remove", 2, 5)
-    alone, checked = run_trial(small.instrument, request), run_trial(small.instrument, request, second)
-    assert alone.check is None
+    told: list[list[str]] = [[], []]
+    alone = run_trial(small.instrument, request, on_stage=told[0].append)
+    checked = run_trial(small.instrument, request, second, on_stage=told[1].append)
+    assert alone.check is None and told == [[stage for stage in STAGES if stage != "check"], list(STAGES)]
     np.testing.assert_array_equal(alone.edit.edited, checked.edit.edited)
     np.testing.assert_array_equal(alone.shift.shift, checked.shift.shift)
     np.testing.assert_array_equal(alone.shift.controls, checked.shift.controls)
