@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mine_core.artifacts import ArtifactStore
-from mine_core.attribution.base import DEFAULT, METHODS, STAND_IN, MethodName
+from mine_core.attribution.base import DEFAULT, METHODS, OF_QUERY_ATTENTION, STAND_IN, MethodName
 from mine_core.attribution.decomposition import attribute
 from mine_core.attribution.faithfulness import ReplacementName
 from mine_core.config import InstrumentConfig
@@ -104,7 +104,7 @@ def _encoder(
     """All methods of one encoder on the same sample."""
     rng, instrument, encoder = np.random.default_rng(6), maps.instrument, maps.encoder
     able = [name for name in METHODS if encoder.kind in METHODS[name].encoders and not _refuses(maps, name, pool)]
-    best: MethodName = _default(maps) if "traced" in able else "integrated_gradients"
+    best: MethodName = _default(maps) if "traced" in able else OF_QUERY_ATTENTION
     if "traced" in able:
         maps.trace(instrument.subject.splits.test)
     regions = instrument.subject.responses.voxels
