@@ -21,7 +21,7 @@ MethodName = Literal["traced", "decomposition", "integrated_gradients", "occlusi
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 DEFAULT: MethodName = "traced"
 STAND_IN: MethodName = "decomposition"  # until traced parts are prepared, and where a backbone cannot be traced
-# the default for query attention: there the tokens that integrated gradients name, the paper's method, predict no better than random ones
+# for query attention: tokens that integrated gradients, the paper's method, rank first predict no better there than random ones
 OF_QUERY_ATTENTION: MethodName = "occlusion"
 Encoder = EncodingModel | QueryAttentionEncoder
 
