@@ -1,6 +1,7 @@
 """The command `export`: writes what it says, reads it back, refuses in one line; and the 3-D viewer that it can write."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -78,6 +79,8 @@ def test_maps_are_written_and_read_back(small, apart, tmp_path, capsys):
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(arguments, said, apart, tmp_path, capsys):
     out = tmp_path / "out"
+    # another test may have made the dictionary of this subject
+    shutil.rmtree(apart.root / "matches", ignore_errors=True)
     assert said in refused(capsys, "--subject", "small", *(str(out) if part == "OUT" else part for part in arguments))
     assert not out.exists()
 
