@@ -249,7 +249,7 @@ def usual_company(voxel: int, subject: Subject, features: Features, vocabulary: 
     held_out = np.concatenate([subject.splits.validation, subject.splits.test])
     scores = np.asarray(features.pooled, np.float32) @ vocabulary.embedded()[passing].T
     likeness = _correlations(scores)
-    answers = np.asarray(subject.responses.values[held_out][:, [voxel]], np.float32)
+    answers = np.asarray(subject.responses.values[:, [voxel]][held_out], np.float32)
     within = _correlations(np.concatenate([answers, scores[held_out]], axis=1))
     alone, together = within[0, 1:], within[1:, 1:]
     found = []

@@ -118,11 +118,13 @@ def want(ground: Ground, words: VoxelWords, responses: Responses, voxels: Int[np
     ----------
     Efroymson (1960), in Mathematical Methods for Digital Computers: stepwise regression.
     """
-    answers = standardised(np.asarray(responses.values[ground.train][:, voxels], np.float32))
+    # columns before rows: the other way would copy the responses of all voxels
+    given = np.asarray(responses.values[:, voxels], np.float32)
+    answers = standardised(given[ground.train])
     towards = (ground.seen.T @ answers).astype(np.float64)
     chosen = [select(ground.gram, towards[:, i], len(ground.train), ground.offered) for i in range(len(voxels))]
     candidates = np.stack([_candidates(ground, words.candidates[v], found) for v, (found, _) in zip(voxels, chosen, strict=True)])
-    measured = np.asarray(responses.values[ground.held_out][:, voxels], np.float32)
+    measured = given[ground.held_out]
     scores, p = held_out_scores(
         ground.left_out, measured, candidates, n_permutations=ground.n_permutations, rng=np.random.default_rng(SEED)
     )

@@ -46,7 +46,7 @@ def text_scores(instrument: Instrument, table: pd.DataFrame, on_progress: OnProg
     coef = np.asarray(instrument.model.coef[:, described], np.float32)
     rival = nearest_captions(project(coef, pooled), bank, bank_embedded)
     on_progress(1, 3, "scoring texts")
-    measured = np.asarray(instrument.subject.responses.values[held_out][:, described], np.float32)
+    measured = np.asarray(instrument.subject.responses.values[:, described][held_out], np.float32)
     flat = [caption for several in shown for caption in several]
     owner = np.repeat(np.arange(len(shown)), [len(several) for several in shown])
     pictures = mean_by_image(_encode(instrument, flat), owner, len(shown))

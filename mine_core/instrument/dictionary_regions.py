@@ -83,7 +83,7 @@ def _whole_similarity(
     """Correlation of every unit of all layers, in whole images, with some voxels: on the half that chooses, and on the other."""
     found = []
     for half in (dictionary.halves.choose, dictionary.halves.measure):
-        answers = standardised(np.asarray(instrument.subject.responses.values[half][:, voxels], np.float32))
+        answers = standardised(np.asarray(instrument.subject.responses.values[:, voxels][half], np.float32))
         units = [standardised(np.asarray(layer[half], np.float32)).T @ answers for layer in dictionary.whole]
         found.append(np.concatenate(units))
     return found[0], found[1]

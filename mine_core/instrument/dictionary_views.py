@@ -69,7 +69,7 @@ def units_of_voxel(instrument: Instrument, dictionary: Dictionary, voxel: int) -
         for layer, unit, place in zip(matches.layer[voxel], matches.unit[voxel], matches.place[voxel], strict=True)
     ]
     activations = np.stack([activation(dictionary, unit)[measure] for unit in units], axis=1)
-    answers = np.asarray(instrument.subject.responses.values[measure][:, voxel : voxel + 1], np.float32)
+    answers = np.asarray(instrument.subject.responses.values[:, voxel : voxel + 1][measure], np.float32)
     everyone = np.arange(len(units))[None]
     _, p = held_out_scores(activations, answers, everyone, n_permutations=N_PERMUTATIONS, rng=np.random.default_rng([SEED, voxel]))
     grid = dictionary.tokens.backbone.grid

@@ -54,7 +54,7 @@ def recovered(instrument: Instrument) -> dict[str, GroupRecovery]:
     for region in voxels.regions:
         members = voxels.in_region(region)
         if len(members):
-            answers, measured = (np.asarray(values[at][:, members], np.float32) for at in (ground.train, ground.held_out))
+            answers, measured = (np.asarray(values[:, members][at], np.float32) for at in (ground.train, ground.held_out))
             found[region] = recover_groups(ground.seen[:, offered], ground.left_out[:, offered], groups, answers, measured, rng)
     return found
 
@@ -76,8 +76,8 @@ def parts_of(instrument: Instrument, region: str) -> RegionParts:
         members,
         ground.seen,
         ground.left_out,
-        np.asarray(values[ground.train][:, members], np.float32),
-        np.asarray(values[ground.held_out][:, members], np.float32),
+        np.asarray(values[:, members][ground.train], np.float32),
+        np.asarray(values[:, members][ground.held_out], np.float32),
         ground.words,
         ground.offered,
         SEED,

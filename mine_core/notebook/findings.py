@@ -186,7 +186,7 @@ def accuracy(instrument: Instrument, voxel: int) -> Number:
     score, test = instrument.score, instrument.subject.splits.test
     pooled = np.asarray(instrument.features.pooled[test], np.float64)
     predicted = pooled @ instrument.model.coef[:, [voxel]] + instrument.model.intercept[[voxel]]
-    measured = np.asarray(instrument.subject.responses.values[test][:, [voxel]], np.float64)
+    measured = np.asarray(instrument.subject.responses.values[:, [voxel]][test], np.float64)
     try:
         rng = np.random.default_rng(SEED)
         found = region_interval(predicted, measured, np.ones((1, 1), bool), rng, statistic="r", n_resamples=RESAMPLES)

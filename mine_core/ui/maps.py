@@ -1,5 +1,7 @@
 """The maps of the cortex on a page: painted, with a read-out for every voxel, a colour scale and a caption."""
 
+import math
+
 import numpy as np
 import streamlit as st
 from jaxtyping import Bool
@@ -53,11 +55,11 @@ def layer(instrument: Instrument, shown: CortexMap) -> MapLayer:
 
 def readouts(instrument: Instrument, shown: CortexMap) -> list[str]:
     """One line a voxel, for the pointer."""
-    regions = region_text(instrument)
+    regions, reliable = region_text(instrument), instrument.reliable.tolist()
     lines = []
-    for voxel, value in enumerate(shown.values):
-        if not np.isfinite(value):
-            text = "withheld" if not instrument.reliable[voxel] else "no value"
+    for voxel, value in enumerate(np.asarray(shown.values, np.float64).tolist()):
+        if not math.isfinite(value):
+            text = "no value" if reliable[voxel] else "withheld"
         elif shown.categories:
             text = shown.categories[int(value)]
         else:
