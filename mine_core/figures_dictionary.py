@@ -40,7 +40,7 @@ def layers_figure(r: Sequence[float], share: Sequence[float]) -> go.Figure:
     best = int(np.argmax(r))
     figure = go.Figure(
         go.Bar(
-            x=[f"layer {layer + 1}<br>best in {100 * part:.0f} %" for layer, part in enumerate(share)],
+            x=[f"layer {layer + 1}<br>best in<br>{100 * part:.0f} %" for layer, part in enumerate(share)],
             y=list(r),
             marker={"color": [COLOUR if layer == best else GREY for layer in range(len(r))]},
             text=[f"{value:.2f}" for value in r],
@@ -49,5 +49,6 @@ def layers_figure(r: Sequence[float], share: Sequence[float]) -> go.Figure:
             hovertemplate="%{x}: r = %{y:.3f}<extra></extra>",
         )
     )
-    figure.update_layout(height=230, yaxis_title="held-out r", showlegend=False, **plain_layout())
+    figure.update_layout(height=240, yaxis_title="held-out r", showlegend=False, **plain_layout())
+    figure.update_xaxes(tickangle=0)
     return figure

@@ -18,7 +18,7 @@ from mine_core.types import OnProgress
 
 N_IMAGES, SEED = 8, 71
 N_REGION, N_POOL = 24, 64
-WHOLE = "all reliable voxels"
+WHOLE = "whole subject"
 
 
 @dataclass(frozen=True)
