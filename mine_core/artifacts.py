@@ -227,9 +227,14 @@ def library_versions(names: Sequence[str] = RECORDED_LIBRARIES) -> dict[str, str
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a small file of text atomically, as UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a small file atomically: temporary name, flush, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     sync(temporary)
     temporary.replace(path)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mine_core.artifacts import ArtifactStore
+from mine_core.artifacts import ArtifactStore, write_bytes
 from mine_core.cli_common import Bar, add, settings
 from mine_core.config import cache_directory
 from mine_core.errors import ConfigError
@@ -132,9 +132,7 @@ class Zip:
 
 def _put(target: Path, content: bytes) -> str:
     """Write a file at once or not at all; returns its name."""
-    temporary = target.with_name(f".{target.name}")
-    temporary.write_bytes(content)
-    temporary.replace(target)
+    write_bytes(target, content)
     return target.name
 
 
@@ -179,19 +177,14 @@ def _given(options: argparse.Namespace, option: str, name: str) -> int:
 
 def _trial(options: argparse.Namespace, instrument: Any, store: ArtifactStore, name: str) -> tuple[Any, Any]:
     """The edit that the options ask for, with its controls, checked by the second encoder where that is made."""
-    from mine_core.errors import EncodingError
-    from mine_core.instrument.second import build_second, second_is_built
+    from mine_core.instrument.second import find_second
     from mine_core.instrument.trials import EditRequest, run_trial
 
     if options.edit == "insert" and not options.word:
         raise ConfigError("An insertion needs --word; name a thing of the vocabulary.")
     request = EditRequest(options.edit, _given(options, "voxel", name), _given(options, "image", name), word=options.word)
-    config = settings(options)
-    try:
-        second = build_second(config, store) if second_is_built(config, store) else None
-    except EncodingError:
-        second = None  # there is none for this subject; the export says that nothing checked the edit
-    return request, run_trial(instrument, request, second)
+    # without one, the export says that nothing checked the edit
+    return request, run_trial(instrument, request, find_second(settings(options), store))
 
 
 def _edit(options: argparse.Namespace, instrument: Any, store: ArtifactStore) -> Zip:

@@ -24,6 +24,7 @@ GROUP_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7
 HEAT_HIGH, HEAT_LOW = (178, 24, 43), (33, 102, 172)
 # Below this share of the scale a heatmap is clear, so that it does not tint what it says nothing about.
 FAINT = 0.08
+FULL_STRENGTH = 0.98
 
 
 def data_url(image: UInt8[np.ndarray, "height width channel"], kind: str = "png") -> str:
@@ -34,6 +35,11 @@ def data_url(image: UInt8[np.ndarray, "height width channel"], kind: str = "png"
     else:
         Image.fromarray(image).save(stream, "PNG", compress_level=3)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def limit_of(values: Sequence[Float[np.ndarray, "row col"]]) -> float:
+    """Scale that several heatmaps share: 98 % of their places lie within it; a few strong ones would leave the others too faint."""
+    return float(np.quantile(np.abs(np.concatenate([each.ravel() for each in values])), FULL_STRENGTH)) or 1.0
 
 
 def heat_rgba(values: Float[np.ndarray, "row col"], limit: float, size: int = 96) -> UInt8[np.ndarray, "size size 4"]:

@@ -9,7 +9,7 @@ from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig
 from mine_core.errors import EditError, MineError
 from mine_core.instrument import Instrument, build_instrument
-from mine_core.instrument.second import build_second, second_is_built
+from mine_core.instrument.second import find_second
 from mine_core.instrument.trials import STAGES, EditRequest, Kind, Stage, insertable_words, run_trial
 from mine_core.types import OnProgress
 
@@ -30,7 +30,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
         If no voxel can be edited.
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
-    second = build_second(config, store) if second_is_built(config, store) else None
+    second = find_second(config, store)
     found: dict[str, Any] = {"subject": instrument.subject.name, "backbone": config.backbone, "checked": second is not None}
     found["n_voxels_predicted"] = len(instrument.score.r)
     voxels = _voxels(instrument)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from mine_core.cortex.flatmap import FlatMap, render_groups, render_map
 from mine_core.description.search import TextSearch
-from mine_core.figures import SIGNED_MAP, UNSIGNED_MAP
+from mine_core.figures import GROUP_COLOURS, SIGNED_MAP, UNSIGNED_MAP
 from mine_core.instrument import Instrument
 from mine_core.instrument.wanting import outdone_by_contrast
 
@@ -30,6 +31,14 @@ class CortexMap:
     def colormap(self) -> str:
         """Matplotlib name of the colours."""
         return SIGNED_MAP if self.signed else UNSIGNED_MAP
+
+
+def painted(flatmap: FlatMap, shown: CortexMap) -> UInt8[np.ndarray, "height width 4"]:
+    """Paint a map on the flattened cortex."""
+    if shown.categories:
+        groups = np.where(np.isfinite(shown.values), shown.values, -1).astype(np.int64)
+        return render_groups(flatmap, groups, GROUP_COLOURS[: len(shown.categories)])
+    return render_map(flatmap, np.asarray(shown.values, np.float64), colormap=shown.colormap, vmin=shown.low, vmax=shown.high)
 
 
 def cortex_map(instrument: Instrument, name: str, image: int) -> CortexMap:

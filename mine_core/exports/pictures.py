@@ -36,7 +36,8 @@ WIDTH_IN = 7.2
 INK, GREY, RAISED, LOWERED, LINE = "#1b2430", "#6b7580", "#b2182b", "#2166ac", "#0b5c8a"
 LETTERS_A_LINE = 132
 LEAST_NAMED = 0.25  # of the area of a region's largest piece
-_DRAWING = threading.Lock()
+DRAWING = threading.Lock()
+"""Matplotlib's settings and its caches of fonts and texts are shared by all threads: held by whoever draws."""
 _EDITABLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "MINE", "pdf.fonttype": 42}
 """Text stays text in SVG and PDF, and names of parts are not drawn at random."""
 
@@ -198,6 +199,6 @@ def picture_bytes(figure: Figure, kind: str) -> bytes:
         raise ConfigError(f"There is no picture format '{kind}'; pictures are written as {', '.join(PICTURE_FORMATS)}.")
     stream = io.BytesIO()
     metadata: dict[str, dict[str, Any]] = {"png": {"Software": "MINE"}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with _DRAWING, matplotlib.rc_context(_EDITABLE):
+    with DRAWING, matplotlib.rc_context(_EDITABLE):
         figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata[kind])
     return stream.getvalue()

@@ -4,6 +4,7 @@ Nothing here is part of the build: averages take seconds and are made when a met
 or by occlusion, take minutes and make the method as instant for every voxel as the plain decomposition.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -167,17 +168,13 @@ def _trace_all(
 ) -> dict[str, Any]:
     from mine_core.attribution.traced import trace_images
 
-    images, backbone = instrument.subject.stimuli.images, instrument.backbone.get()
-    rows, cols = backbone.spec.grid
-    shape = (len(images), COPIES, rows * cols, backbone.spec.n_features)
-    parts = np.lib.format.open_memmap(directory / "parts.npy", mode="w+", dtype=np.float16, shape=shape)
-    for first in range(0, len(images), BATCH):
-        batch = slice(first, first + BATCH)
-        parts[batch] = trace_images(backbone, np.asarray(images[batch]), start, cancelled=cancelled)
-        if on_progress is not None:
-            on_progress(min(batch.stop, len(images)), len(images), "tracing stimuli")
-    parts.flush()
-    return {"n_stimuli": len(images)}
+    backbone = instrument.backbone.get()
+    shape = (COPIES, math.prod(backbone.spec.grid), backbone.spec.n_features)
+
+    def trace(images: UInt8[np.ndarray, "image height width 3"]) -> Float[np.ndarray, "image copy patch feature"]:
+        return trace_images(backbone, images, start, cancelled=cancelled)
+
+    return _write_parts(instrument, directory, shape, trace, "tracing stimuli", on_progress)
 
 
 def _occlude_all(
@@ -187,14 +184,31 @@ def _occlude_all(
     cancelled: IsCancelled | None,
     directory: Path,
 ) -> dict[str, Any]:
-    images, backbone = instrument.subject.stimuli.images, instrument.backbone.get()
-    rows, cols = backbone.spec.grid
-    shape = (len(images), rows * cols, backbone.spec.n_features)
-    parts = np.lib.format.open_memmap(directory / "parts.npy", mode="w+", dtype=np.float16, shape=shape)
-    for stimulus in range(len(images)):
-        seen = as_seen(np.asarray(images[stimulus]), backbone.image_size)
-        parts[stimulus] = occlusion_change(backbone, seen, fill, cancelled=cancelled)
+    backbone = instrument.backbone.get()
+    shape = (math.prod(backbone.spec.grid), backbone.spec.n_features)
+
+    def occlude(images: UInt8[np.ndarray, "image height width 3"]) -> Float[np.ndarray, "image patch feature"]:
+        seen = (as_seen(image, backbone.image_size) for image in images)
+        return np.stack([occlusion_change(backbone, image, fill, cancelled=cancelled) for image in seen])
+
+    return _write_parts(instrument, directory, shape, occlude, "taking patches away", on_progress)
+
+
+def _write_parts(
+    instrument: Instrument,
+    directory: Path,
+    shape: tuple[int, ...],
+    parts_of: Callable[[UInt8[np.ndarray, "image height width 3"]], Float[np.ndarray, "image ..."]],
+    doing: str,
+    on_progress: OnProgress | None,
+) -> dict[str, Any]:
+    """Write the parts of every stimulus, of `shape` each, to `parts.npy`, a batch at a time."""
+    images = instrument.subject.stimuli.images
+    parts = np.lib.format.open_memmap(directory / "parts.npy", mode="w+", dtype=np.float16, shape=(len(images), *shape))
+    for first in range(0, len(images), BATCH):
+        batch = slice(first, first + BATCH)
+        parts[batch] = parts_of(np.asarray(images[batch]))
         if on_progress is not None:
-            on_progress(stimulus + 1, len(images), "taking patches away")
+            on_progress(min(batch.stop, len(images)), len(images), doing)
     parts.flush()
     return {"n_stimuli": len(images)}

@@ -82,6 +82,14 @@ def second_is_built(config: InstrumentConfig, store: ArtifactStore) -> bool:
     return all(store.find(stage.recipe) is not None for stage in _plan(config, store)[0])
 
 
+def find_second(config: InstrumentConfig, store: ArtifactStore) -> SecondEncoder | None:
+    """Open the second encoder if it is in the store; None where it is not, or where this subject can have none."""
+    try:
+        return build_second(config, store) if second_is_built(config, store) else None
+    except EncodingError:
+        return None
+
+
 def _plan(config: InstrumentConfig, store: ArtifactStore) -> tuple[list[Stage], str, str]:
     """Stages, backbone, and in what the second encoder is independent of the first."""
     other = second_backbone(config)

@@ -4,7 +4,6 @@ Figures carry what may leave this machine: where a dataset's terms forbid that o
 """
 
 import io
-import threading
 from collections.abc import Sequence
 
 import cv2
@@ -19,34 +18,24 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from mine_core.cortex.flatmap import centre_of_voxel, render_groups, render_map
-from mine_core.exports.maps import CortexMap
-from mine_core.figures import GROUP_COLOURS, HEAT_HIGH, HEAT_LOW, heat_rgba, outlined
+from mine_core.cortex.flatmap import centre_of_voxel
+from mine_core.exports.maps import CortexMap, painted
+from mine_core.exports.pictures import DRAWING
+from mine_core.exports.provenance import RESTRICTED
+from mine_core.figures import GROUP_COLOURS, HEAT_HIGH, HEAT_LOW, heat_rgba, limit_of, outlined
 from mine_core.instrument import Instrument
 from mine_core.instrument.explain import ImageExplanation
 from mine_core.instrument.trials import Trial
 from mine_core.types import PredictedShift
 
 Rgb = UInt8[np.ndarray, "height width 3"]
-# Datasets whose terms forbid that copies of their images leave the machine.
-KEPT_HERE = ("nsd", "algonauts")
 SIDE, DPI, INK, GREY = 240, 120, "#1b2430", "#8a94a0"
 RIM = [withStroke(linewidth=1.6, foreground="#303840")]  # so that white names show on any colour
-_DRAWING = threading.Lock()  # matplotlib's caches of fonts and texts are shared by all threads
 
 
 def may_leave(instrument: Instrument) -> bool:
     """Whether copies of the subject's images may be written into files."""
-    return instrument.subject.kind not in KEPT_HERE
-
-
-def painted(instrument: Instrument, shown: CortexMap) -> UInt8[np.ndarray, "height width 4"]:
-    """Paint a map on the flatmap."""
-    flat = instrument.flatmap
-    if shown.categories:
-        groups = np.where(np.isfinite(shown.values), shown.values, -1).astype(np.int64)
-        return render_groups(flat, groups, GROUP_COLOURS[: len(shown.categories)])
-    return render_map(flat, np.asarray(shown.values, np.float64), colormap=shown.colormap, vmin=shown.low, vmax=shown.high)
+    return instrument.subject.kind not in RESTRICTED
 
 
 def heat_on(image: Rgb, values: Float[np.ndarray, "row col"], limit: float) -> UInt8[np.ndarray, "side side 3"]:
@@ -55,11 +44,6 @@ def heat_on(image: Rgb, values: Float[np.ndarray, "row col"], limit: float) -> U
     below = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     opacity = 0.8 * heat[..., 3:].astype(np.float32) / 255
     return np.rint(below * (1 - opacity) + heat[..., :3] * opacity).astype(np.uint8)
-
-
-def limit_of(values: Sequence[Float[np.ndarray, "row col"]]) -> float:
-    """Scale that several heatmaps share: 98 % of their places lie within it."""
-    return float(np.quantile(np.abs(np.concatenate([each.ravel() for each in values])), 0.98)) or 1.0
 
 
 def map_picture(instrument: Instrument, shown: CortexMap, voxel: int = -1) -> bytes:
@@ -147,14 +131,14 @@ def ringed(instrument: Instrument, picture: UInt8[np.ndarray, "height width 4"],
 def png(figure: Figure) -> bytes:
     """Render a figure; equal figures give equal bytes."""
     stream = io.BytesIO()
-    with _DRAWING:
+    with DRAWING:
         FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": "MINE"})
     return stream.getvalue()
 
 
 def _flatmap(axes: Axes, instrument: Instrument, shown: CortexMap, voxel: int) -> None:
     flat = instrument.flatmap
-    axes.imshow(painted(instrument, shown), interpolation="antialiased")
+    axes.imshow(painted(instrument.flatmap, shown), interpolation="antialiased")
     for outline in flat.outlines:
         for polygon in outline.polygons:
             axes.plot(polygon[:, 0], polygon[:, 1], color="white", lw=0.8)

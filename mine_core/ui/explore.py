@@ -7,7 +7,7 @@ import streamlit as st
 from mine_core.attribution.base import METHODS, MethodName
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
 from mine_core.errors import MineError
-from mine_core.figures import data_url, heat_gradient, heat_rgba
+from mine_core.figures import data_url, heat_gradient, heat_rgba, limit_of
 from mine_core.instrument import Instrument
 from mine_core.instrument.explain import ImageExplanation, Order, explain_images, explain_voxel
 from mine_core.instrument.photograph import Photograph, open_photograph
@@ -22,7 +22,6 @@ LOOKALIKES = "lookalikes"
 N_IMAGES = 12
 # A photograph farther out than this percentage of held-out images is called unlike them.
 UNLIKE = 95.0
-FULL_STRENGTH = 0.98  # of the heatmaps' places lie within the scale
 # Methods whose values are weights, not parts of a response.
 UNITLESS: tuple[MethodName, ...] = ("gradient_attention", "rollout")
 
@@ -139,8 +138,7 @@ def images_of_voxel(view: View, instrument: Instrument) -> None:
     else:
         end: Order = next((name for name in ORDERS if name == order), "top")
         title, shown = f"{ORDERS[end]} images", explain_voxel(instrument, view.voxel, order=end, n=N_IMAGES, heat=heat)
-    # a few strong places would leave the others too faint to see: what lies beyond the limit is drawn at full strength
-    limit = float(np.quantile(np.abs([item.values for item in shown]), FULL_STRENGTH)) or 1.0
+    limit = limit_of([item.values for item in shown])
     items = [_item(instrument, item, limit, item.stimulus == view.image) for item in shown]
     acted = gallery(
         items,

@@ -6,8 +6,7 @@ import numpy as np
 import streamlit as st
 from jaxtyping import Bool
 
-from mine_core.cortex.flatmap import render_groups, render_map
-from mine_core.exports.maps import CortexMap, cortex_map, response_map, signed_map, text_map
+from mine_core.exports.maps import CortexMap, cortex_map, painted, response_map, signed_map, text_map
 from mine_core.figures import GROUP_COLOURS, css_gradient
 from mine_core.instrument import Instrument
 from mine_core.ui.components import MapLayer
@@ -37,11 +36,6 @@ def offered(instrument: Instrument, image: int) -> list[str]:
 def layer(instrument: Instrument, shown: CortexMap) -> MapLayer:
     """Paint a map on the flatmap, with a line of read-out for every voxel."""
     flat = instrument.flatmap
-    if shown.categories:
-        groups = np.where(np.isfinite(shown.values), shown.values, -1).astype(np.int64)
-        image = render_groups(flat, groups, GROUP_COLOURS[: len(shown.categories)])
-    else:
-        image = render_map(flat, np.asarray(shown.values, np.float64), colormap=shown.colormap, vmin=shown.low, vmax=shown.high)
     outlines = [
         {
             "name": outline.name,
@@ -50,7 +44,7 @@ def layer(instrument: Instrument, shown: CortexMap) -> MapLayer:
         }
         for outline in flat.outlines
     ]
-    return MapLayer(image, flat.pixel_voxel, outlines, readouts(instrument, shown), f"Cortical flatmap: {shown.title}")
+    return MapLayer(painted(flat, shown), flat.pixel_voxel, outlines, readouts(instrument, shown), f"Cortical flatmap: {shown.title}")
 
 
 def readouts(instrument: Instrument, shown: CortexMap) -> list[str]:

@@ -9,14 +9,14 @@ from jaxtyping import UInt8
 from mine_core.artifacts import canonical_json
 from mine_core.cortex.flatmap import centre_of_voxel
 from mine_core.errors import MineError
-from mine_core.exports.maps import cortex_map
-from mine_core.figures import outlined
+from mine_core.exports.maps import cortex_map, painted
+from mine_core.figures import limit_of, outlined
 from mine_core.instrument import Instrument
 from mine_core.instrument.explain import ImageExplanation, explain_images
 from mine_core.notebook import Number, Pin
 from mine_core.notebook.again import absent, is_here, make_again, map_of, mask_of, method_of, own_words_of, request_from, second_for
 from mine_core.notebook.findings import find_edit, find_image, heat_by
-from mine_core.notebook.pictures import heat_on, limit_of, painted, ringed, thumbnail
+from mine_core.notebook.pictures import heat_on, ringed, thumbnail
 from mine_core.ui import resources
 from mine_core.ui.counterfactual import run
 
@@ -81,7 +81,7 @@ def _item(_pin: Pin, _instrument: Instrument, key: str) -> ImageExplanation:  # 
 def _picture(_pin: Pin, _instrument: Instrument, key: str) -> Picture:
     if _pin.kind in ("voxel", "map"):
         name = map_of(_pin) if _pin.kind == "map" else "accuracy"
-        return thumbnail(ringed(_instrument, painted(_instrument, cortex_map(_instrument, name, _pin.image)), _pin.voxel))
+        return thumbnail(ringed(_instrument, painted(_instrument.flatmap, cortex_map(_instrument, name, _pin.image)), _pin.voxel))
     image = np.asarray(_instrument.subject.stimuli.images[_pin.image])
     if _pin.kind == "edit":
         return thumbnail(outlined(image, mask_of(_pin, image.shape[0], image.shape[1])))
