@@ -10,7 +10,8 @@ from mine_core.config import InstrumentConfig
 from mine_core.errors import EditError, MineError
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.second import find_second
-from mine_core.instrument.trials import STAGES, EditRequest, Kind, Stage, insertable_words, run_trial
+from mine_core.instrument.things import insertable_words
+from mine_core.instrument.trials import STAGES, EditRequest, Kind, Stage, run_trial
 from mine_core.types import OnProgress
 
 N_VOXELS, SEED = 20, 91

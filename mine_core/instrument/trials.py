@@ -1,9 +1,7 @@
 """One counterfactual trial: an edit of an image, its matched controls, and how the predictions move."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,19 +11,17 @@ from mine_core.attribution.traced import coarse_values
 from mine_core.counterfactual.controls import make_controls
 from mine_core.counterfactual.editor_presets import editor_available
 from mine_core.counterfactual.editors import Editor, create_editor
-from mine_core.counterfactual.exemplars import WordView, find_exemplars
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask, least_attributed_place
 from mine_core.counterfactual.instant import masked_patch_estimate
 from mine_core.counterfactual.removal import DRIVING_SHARE, TRACED_SHARE, InpaintRemover, driving_mask
 from mine_core.counterfactual.shift import embed_distinct, predict_shift
 from mine_core.counterfactual.verification import PresenceScale, verify_edit, with_verification
 from mine_core.description.decoding import attributed_words
-from mine_core.description.vocabulary import USER_GROUP, Vocabulary
 from mine_core.errors import EditError
-from mine_core.instrument.instrument import Instrument, Keyed
+from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
+from mine_core.instrument.things import exemplars_of, other_words, require_word, text_of, thing_in
 from mine_core.instrument.where import heat_of, heat_of_read_out
-from mine_core.profiles import wordless_text
 from mine_core.types import ImageEdit, IsCancelled, PredictedShift
 
 Kind = Literal["remove", "insert"]
@@ -36,9 +32,6 @@ N_ELSEWHERE, N_CONTENT = 10, 10
 INSERT_SIZE = 0.45
 PAINTED_SIZE = 0.5  # of the oval that something is painted into, which it does not fill
 PHANTOM_EDITOR = "phantom"
-OTHER_WORDS = 6
-# Groups of the vocabulary whose words are no things that could be cut out of an image, and a user's own, which would change controls.
-NOT_THINGS = ("colour", "size", "position", "attribute", "action", "material", USER_GROUP)
 NOTES = {
     "remove": "Controls remove equally large regions elsewhere, or disturb the same place and keep what it shows.",
     "insert": "Controls insert other things in the same place and elsewhere, or the same pixels scrambled.",
@@ -99,9 +92,9 @@ def word_region(instrument: Instrument, stimulus: int, word: str) -> Bool[np.nda
 
     Raises EditError for a word that is not in the vocabulary, or that nothing in the image shows.
     """
-    _require_word(instrument, word)
+    require_word(instrument, word)
     image = np.asarray(instrument.subject.stimuli.images[stimulus])
-    return _object_under(instrument, image, heat_of_read_out(instrument, np.array([stimulus]), _text_of(instrument, word))[0])
+    return _object_under(instrument, image, heat_of_read_out(instrument, np.array([stimulus]), text_of(instrument, word))[0])
 
 
 def _object_under(
@@ -137,7 +130,7 @@ def run_trial(
     Cancelled : if `cancelled()` became True; nothing is kept.
     """
     if request.word:
-        _require_word(instrument, _thing_in(instrument, request))
+        require_word(instrument, _thing_of(instrument, request))
     on_stage("mask")
     heat = heat_of(instrument, request.voxel, request.stimulus)
     image = np.asarray(instrument.subject.stimuli.images[request.stimulus])
@@ -193,8 +186,8 @@ def _edited(
         mask = _region_to_remove(instrument, request) if region is None else region
         on_stage("generate")
         return remover, remover.edit(image, mask, f"remove {what}", seed=request.seed, cancelled=cancelled), ()
-    thing = _thing_in(instrument, request)
-    others = tuple(item for word in _other_words(instrument, thing) for item in exemplars_of(instrument, word)[:2])
+    thing = _thing_of(instrument, request)
+    others = tuple(item for word in other_words(instrument, thing) for item in exemplars_of(instrument, word)[:2])
     if painter is not None:
         mask = _region_to_paint(request, heat, image) if region is None else region
         on_stage("generate")
@@ -227,26 +220,9 @@ def _region_to_paint(
     return insertion_mask(oval, height, width, x=at[0], y=at[1], size=PAINTED_SIZE)
 
 
-def _thing_in(instrument: Instrument, request: EditRequest) -> str:
-    """The word of the vocabulary that a painted phrase speaks of: the longest that it holds; the word itself otherwise."""
-    vocabulary = instrument.vocabulary
-    if not request.editor or request.word in vocabulary.words:
-        return request.word
-    phrase = f" {' '.join(request.word.lower().split())} "
-    held = [word for words in _things(vocabulary).values() for word in words if f" {word} " in phrase]
-    if not held:
-        raise EditError(
-            f"'{request.word}' names nothing of the vocabulary's {len(vocabulary)} words; name a thing, as in 'a red ball'."
-        )
-    return max(held, key=len)
-
-
-def _text_of(instrument: Instrument, words: str) -> Float[np.ndarray, " feature"]:
-    """Embedding of a word of the vocabulary, or of any phrase that the backbone reads."""
-    vocabulary = instrument.vocabulary
-    if words in vocabulary.words:
-        return np.asarray(vocabulary.embedded()[vocabulary.words.index(words)])
-    return instrument.backbone.get().encode_text([words])[0]
+def _thing_of(instrument: Instrument, request: EditRequest) -> str:
+    """What is to be inserted, as a word of the vocabulary: a painted phrase holds one."""
+    return thing_in(instrument, request.word) if request.editor else request.word
 
 
 def _drawn(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> Bool[np.ndarray, "height width"] | None:
@@ -306,76 +282,11 @@ def _inserter(
     return ExemplarInserter({request.word: own}), mask
 
 
-def insertable_words(instrument: Instrument, voxel: int) -> list[str]:
-    """Words for things, those that the voxel wants first; none where the backbone has no words."""
-    things = [word for words in _things(instrument.vocabulary).values() for word in words]
-    description = instrument.words.description(voxel)
-    wanted = [word for word in (*description.phrases, *description.words) if word in things]
-    return list(dict.fromkeys([*wanted, *sorted(things)]))
-
-
-def _things(vocabulary: Vocabulary) -> dict[str, list[str]]:
-    """Words that name a thing, by group: one of a word's phrases is the bare noun, or a photo of it."""
-    found: dict[str, list[str]] = {}
-    for word, group, phrases in zip(vocabulary.words, vocabulary.groups, vocabulary.phrases, strict=True):
-        noun = re.compile(f"(a photo of )?(an? )?{re.escape(word)}")
-        if not group.startswith(NOT_THINGS) and any(noun.fullmatch(phrase) for phrase in phrases):
-            found.setdefault(group, []).append(word)
-    return found
-
-
-def _other_words(instrument: Instrument, word: str) -> list[str]:
-    """Things of other groups to compare an insertion with: of each group the first that has a clear exemplar."""
-    chosen = []
-    for words in _things(instrument.vocabulary).values():
-        if word not in words:
-            chosen += [other for other in (_first_clear(instrument, words),) if other]
-    return chosen[:OTHER_WORDS]
-
-
-def _first_clear(instrument: Instrument, words: list[str]) -> str:
-    for word in words:
-        try:
-            exemplars_of(instrument, word)
-        except EditError:
-            continue
-        return word
-    return ""
-
-
-def exemplars_of(instrument: Instrument, word: str) -> tuple[Exemplar, ...]:
-    """Cut-outs of a word from training images, found once; raises EditError if no image shows it clearly."""
-    return _exemplars(Keyed.of(instrument), word)
-
-
-@lru_cache(maxsize=512)
-def _exemplars(keyed: Keyed, word: str) -> tuple[Exemplar, ...]:
-    instrument = keyed.instrument
-    _require_word(instrument, word)
-    train, features = instrument.subject.splits.train, instrument.features
-    low, high = int(train.min()), int(train.max()) + 1
-    rows = slice(low, high) if np.array_equal(train, np.arange(low, high)) else train
-    view = WordView(
-        tuple(features.stimulus_ids[i] for i in train),
-        instrument.subject.stimuli.images[rows],
-        np.asarray(features.pooled[rows]),
-    )
-    text = _text_of(instrument, word)
-    return find_exemplars(word, text, view, lambda chosen: heat_of_read_out(instrument, train[chosen], text))
-
-
-def _require_word(instrument: Instrument, word: str) -> None:
-    if not instrument.features.backbone.has_words:
-        raise EditError(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name.")
-    if word not in instrument.vocabulary.words:
-        raise EditError(f"'{word}' is not in the vocabulary; choose one of its {len(instrument.vocabulary)} words.")
-
-
 def _verified(instrument: Instrument, edit: ImageEdit, word: str, direction: int) -> ImageEdit:
     """Ask the backbone whether the edit did what was asked, and record it in the edit."""
     validation = instrument.subject.splits.validation
     scale = PresenceScale(np.asarray(instrument.features.patches[validation]), instrument.features.backbone.grid)
-    text = _text_of(instrument, word)
+    text = text_of(instrument, word)
     patches = instrument.backbone.get().embed(np.stack([edit.original, edit.edited])).patches
     found = verify_edit(edit, word, text, patches[0], patches[1], scale, direction=direction)
     return with_verification(edit, found)

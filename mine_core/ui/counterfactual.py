@@ -9,17 +9,8 @@ from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
-from mine_core.instrument.trials import (
-    EditRequest,
-    Kind,
-    Trial,
-    driving_region,
-    exemplars_of,
-    insertable_words,
-    painting_editor,
-    run_trial,
-    word_region,
-)
+from mine_core.instrument.things import exemplars_of, insertable_words
+from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, painting_editor, run_trial, word_region
 from mine_core.profiles import wordless_text
 from mine_core.types import ImageEdit
 from mine_core.ui import maps

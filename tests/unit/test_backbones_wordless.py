@@ -17,7 +17,8 @@ from mine_core.instrument import Instrument, build_instrument, open_instrument, 
 from mine_core.instrument.build import summary
 from mine_core.instrument.explain import explain_voxel
 from mine_core.instrument.photograph import open_photograph
-from mine_core.instrument.trials import EditRequest, insertable_words, run_trial
+from mine_core.instrument.things import insertable_words
+from mine_core.instrument.trials import EditRequest, run_trial
 from mine_core.profiles import profile_voxel, sentence, withheld_text
 from mine_core.ui import maps
 

@@ -18,7 +18,8 @@ from mine_core.instrument.explain import explain_images, explain_voxel, ranked_i
 from mine_core.instrument.instrument import Lazy
 from mine_core.instrument.stages import stages_of
 from mine_core.instrument.subjects import custom_artifact, import_into, known_subjects, subject_of
-from mine_core.instrument.trials import EditRequest, driving_region, exemplars_of, insertable_words, run_trial
+from mine_core.instrument.things import exemplars_of, insertable_words
+from mine_core.instrument.trials import EditRequest, driving_region, run_trial
 from mine_core.instrument.where import heat_of
 
 STAGES = ("subject", "layout", "features", "encoding", "words", "evidence", "contrast", "captions")

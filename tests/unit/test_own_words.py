@@ -21,7 +21,7 @@ from mine_core.instrument.profiling import profiles_recipe, table_of
 from mine_core.instrument.regions import listed, recovered
 from mine_core.instrument.search import search_text
 from mine_core.instrument.stages import stages_of
-from mine_core.instrument.trials import insertable_words
+from mine_core.instrument.things import insertable_words
 from mine_core.instrument.wanting import full_profile
 
 

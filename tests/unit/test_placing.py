@@ -8,7 +8,8 @@ import pytest
 
 from mine_core.errors import EditError
 from mine_core.instrument import Instrument, trials
-from mine_core.instrument.trials import EditRequest, exemplars_of, run_trial
+from mine_core.instrument.things import exemplars_of
+from mine_core.instrument.trials import EditRequest, run_trial
 
 SIDE, VOXEL, STIMULUS, WORD = 96, 5, 3, "dog"
 
