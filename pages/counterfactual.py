@@ -4,6 +4,7 @@ import streamlit as st
 
 from mine_core.ui import counterfactual, exporting, pins
 from mine_core.ui.frame import require_instrument
+from mine_core.ui.related import this_or_its_kind
 from mine_core.ui.second import prepared, second_opinion
 
 view, instrument = require_instrument()
@@ -23,6 +24,7 @@ with right:
         counterfactual.before_and_after(trial)
         counterfactual.verdict(view, instrument, trial)
         second_opinion(view, instrument, trial, second)
+        this_or_its_kind(view, instrument, trial.edit)
         exporting.export_edit(instrument, request, trial)
         pins.pin_edit(view, instrument, request, trial, second)
 if trial is not None:

@@ -16,6 +16,11 @@ To *insertion* (does the prediction rise because this concept came in?) the cont
 - *scrambled here*: the inserted pixels with their order destroyed. Tells: would these colours do?
 - *another concept elsewhere*. Tells: would any object anywhere do?
 The same concept elsewhere, or another exemplar of it, is no control for a read-out of the whole image but a replication.
+*Related concepts here* (`make_related`) are the hardest comparison, and a question of their own: is it this thing, or its kind? A
+voxel that wants animals answers a cat as it does a dog, so they enter no p-value of the insertion.
+
+To a *painted* edit there is one control more, whatever it does: the *round trip*, the same region through the painter's
+autoencoder and back, with nothing asked. Tells: is it the painter's hand alone?
 """
 
 from collections.abc import Sequence
@@ -27,7 +32,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
 from mine_core.counterfactual.alterations import DESTROYING, KEEPING, Destroying, destroy_content, put_back, rms_change
-from mine_core.counterfactual.editors import Editor, stop_if
+from mine_core.counterfactual.editors import Editor, Encodes, stop_if
 from mine_core.counterfactual.insertion import Exemplar, blend_in, insertion_mask
 from mine_core.counterfactual.placements import places_elsewhere
 from mine_core.errors import EditError
@@ -38,6 +43,8 @@ KEPT = "same place, content kept"
 OTHER_HERE = "another concept, same place"
 SCRAMBLED = "scrambled, same place"
 OTHER_ELSEWHERE = "another concept, elsewhere"
+ROUND_TRIP = "same place, encoded and decoded"
+RELATED = "related concept, same place"
 SAME_HERE = "same concept, same place"
 REFILLED = "same place, filled otherwise"
 PLACES_TRIED = 24
@@ -89,15 +96,27 @@ def make_controls(
     if direction not in (-1, 1):
         raise EditError(f"Direction {direction} was given; controls are made for -1 (removal) or 1 (insertion).")
     rng = np.random.default_rng(seed)
+    through = _round_trip(edit, editor)
     if direction < 0:
         controls = _removed_elsewhere(edit, attribution, editor, n_elsewhere, seed, cancelled)
-        return controls + _kept_here(edit, n_content, rng)
+        return controls + _kept_here(edit, n_content, rng) + through
     others = _of_other_words(edit, exemplar_pool, rng)
     n_scrambled = n_content // 2
     controls = [_inserted_elsewhere(edit, others[i % len(others)], attribution, rng) for i in range(n_elsewhere)]
     stop_if(cancelled)
     controls += [_inserted_here(edit, others[i % len(others)], OTHER_HERE) for i in range(n_content - n_scrambled)]
-    return controls + [_scrambled_here(edit, DESTROYING[i % len(DESTROYING)], rng) for i in range(n_scrambled)]
+    return controls + [_scrambled_here(edit, DESTROYING[i % len(DESTROYING)], rng) for i in range(n_scrambled)] + through
+
+
+def make_related(edit: ImageEdit, exemplars: Sequence[Exemplar]) -> list[ControlEdit]:
+    """Each exemplar laid where an insertion is, at its size; `detail` is its word.
+
+    Raises EditError if one of them is of the word that was inserted.
+    """
+    word = edit.provenance.get("word")
+    if any(exemplar.word == word for exemplar in exemplars):
+        raise EditError(f"'{word}' was given as related to itself; give exemplars of other words.")
+    return [_inserted_here(edit, exemplar, RELATED) for exemplar in exemplars]
 
 
 def make_replications(
@@ -135,6 +154,13 @@ def _control(
 ) -> ControlEdit:
     image.flags.writeable = False
     return ControlEdit(name, detail, image, edit_mask, rms_change(edit.original, image, edit_mask))
+
+
+def _round_trip(edit: ImageEdit, editor: Editor) -> list[ControlEdit]:
+    if not isinstance(editor, Encodes):
+        return []
+    image = editor.round_trip(edit.original, edit.edit_mask)
+    return [_control(edit, ROUND_TRIP, editor.name, image, edit.edit_mask)]
 
 
 def _removed_elsewhere(

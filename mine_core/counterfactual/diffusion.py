@@ -115,6 +115,19 @@ class DiffusionEditor:
         record = self._record(asked, what, prompt, window, edit_mask) | {"placement": paint.placement, "steps": paint.steps_taken}
         return finish_edit(image, edited, edit_mask, instruction, editor=self.name, seed=seed, provenance=record)
 
+    def round_trip(
+        self, image: UInt8[np.ndarray, "height width 3"], edit_mask: Bool[np.ndarray, "height width"]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """The image through the model's autoencoder and back where `edit_mask` is True, laid in as an edit is; no word is asked.
+
+        Raises EditError if the mask does not pass `check_mask`.
+        """
+        check_mask(image, edit_mask)
+        window = window_around(edit_mask)
+        with self.loaded.lock:
+            painted = _decoded(self.loaded.pipeline, cut(image, window, self.preset.side))
+        return paste(image, laid_back(image, painted, window), feather(edit_mask, FEATHER))
+
     def prompt(self, asked: Asked, what: str) -> str:
         """What the model is told; raises EditError for a word that it never learnt."""
         if asked == "remove":
@@ -249,6 +262,27 @@ class _Painting:
             decoded = pipeline.vae.decode(latents.to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor, return_dict=False)[0]
         pixels = (decoded[0].float().permute(1, 2, 0).cpu().numpy() + 1) * 127.5
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def _decoded(pipeline: Any, picture: UInt8[np.ndarray, "size size 3"]) -> UInt8[np.ndarray, "size size 3"]:
+    """A picture encoded and decoded by a pipeline's autoencoder, in the middle of what it is encoded to."""
+    import torch
+
+    processor, autoencoder = pipeline.image_processor, pipeline.vae
+    dtype = autoencoder.dtype
+    try:
+        with torch.inference_mode():
+            if getattr(autoencoder.config, "force_upcast", False):  # its numbers overflow half precision
+                autoencoder.to(torch.float32)
+            pixels = processor.preprocess(picture[None].astype(np.float32) / 255)
+            encoded = autoencoder.encode(pixels.to(device=pipeline._execution_device, dtype=autoencoder.dtype))
+            latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+            decoded = autoencoder.decode(latents, return_dict=False)[0]
+    finally:
+        autoencoder.to(dtype)
+        pipeline.maybe_free_model_hooks()
+    shown = processor.postprocess(decoded.float().cpu(), output_type="np")[0]
+    return np.clip(np.rint(shown * 255), 0, 255).astype(np.uint8)
 
 
 @contextmanager

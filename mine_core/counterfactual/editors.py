@@ -57,6 +57,17 @@ class Editor(Protocol):
         ...
 
 
+@runtime_checkable
+class Encodes(Protocol):
+    """An editor that sees an image through an autoencoder, and can show what that alone does to it."""
+
+    def round_trip(
+        self, image: UInt8[np.ndarray, "height width 3"], edit_mask: Bool[np.ndarray, "height width"]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """The image encoded and decoded where `edit_mask` is True, and as it was elsewhere."""
+        ...
+
+
 @dataclass(frozen=True)
 class EditorEntry:
     """One editor by name: what it does, where its class is, and with which settings it is made."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from mine_core.attribution.decomposition import attributed_region
 from mine_core.counterfactual.insertion import Exemplar, cut_out
@@ -88,14 +88,26 @@ def _try(word: str, view: WordView, stimulus: int, values: Float[np.ndarray, "ro
     if not SMALLEST <= seed.mean() <= LARGEST:
         return None
     found = object_mask(image, seed, margin=0.0)
-    if found.method != "grabcut" or not SMALLEST <= found.mask.mean() <= LARGEST:
+    if found.method != "grabcut":
         return None
     positive = np.maximum(values, 0)
-    cells = found.mask.astype(np.float32)
-    inside = float((_per_patch(cells, values.shape) * positive).sum() / positive.sum())
-    border = np.concatenate([found.mask[0], found.mask[-1], found.mask[:, 0], found.mask[:, -1]]).sum()
-    cut_off = min(1.0, border / (4 * np.sqrt(found.mask.sum())))
-    return cut_out(word, image, found.mask, view.stimulus_ids[stimulus], inside * (1 - cut_off))
+    mask, inside = _one_piece(found.mask, positive)
+    if not SMALLEST <= mask.mean() <= LARGEST:
+        return None
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).sum()
+    cut_off = min(1.0, border / (4 * np.sqrt(mask.sum())))
+    return cut_out(word, image, mask, view.stimulus_ids[stimulus], inside * (1 - cut_off))
+
+
+def _one_piece(
+    mask: Bool[np.ndarray, "height width"], positive: Float[np.ndarray, "row col"]
+) -> tuple[Bool[np.ndarray, "height width"], float]:
+    """The connected piece of a mask that carries most of the attribution, and its share: another is another thing."""
+    n_pieces, pieces = cv2.connectedComponents(mask.astype(np.uint8))
+    shares = (_per_patch((pieces == piece).astype(np.float32), positive.shape) for piece in range(1, n_pieces))
+    carried = [float((share * positive).sum()) for share in shares]
+    best = int(np.argmax(carried))
+    return np.asarray(pieces == best + 1), carried[best] / float(positive.sum())
 
 
 def _per_patch(mask: Float[np.ndarray, "height width"], grid: tuple[int, ...]) -> Float[np.ndarray, "row col"]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from scipy.stats import t as student_t
 
 from mine_core.errors import AlignmentError, EditError, EncodingError
 from mine_core.types import EncodingModel, PredictedShift
@@ -70,6 +71,22 @@ def predict_shift(
         guided_by=guided_by,
         checked_by=checked_by,
     )
+
+
+def beyond_controls(shift: PredictedShift, voxel: int) -> tuple[float, float, float]:
+    """How much more an edit moves a voxel's prediction than its mean control, in SD, with a 95 % interval.
+
+    shift - mean(controls) +- t(.975, n - 1) sd(controls) / sqrt(n): the uncertainty is that of which controls were made in this
+    one image; other images and other edits are not in it. NaN ends with fewer than two controls.
+    """
+    controls = np.asarray(shift.controls[:, voxel], np.float64)
+    if not len(controls):
+        return float("nan"), float("nan"), float("nan")
+    effect = float(shift.shift[voxel] - controls.mean())
+    if len(controls) < 2:
+        return effect, float("nan"), float("nan")
+    half = float(student_t.ppf(0.975, len(controls) - 1) * controls.std(ddof=1) / np.sqrt(len(controls)))
+    return effect, effect - half, effect + half
 
 
 def _as_extreme(shift: Float[np.ndarray, " voxel"], controls: Float[np.ndarray, "control voxel"], direction: int) -> np.ndarray:

@@ -6,30 +6,28 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.stats import pearsonr, ttest_1samp
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, cut_out, insertion_mask, least_attributed_place
 from mine_core.errors import EditError
+from mine_core.experiments import causal_calls
 from mine_core.experiments.attribution_curves import difference
+from mine_core.experiments.causal_calls import middling_images, planted_things
 from mine_core.experiments.planted import truth_of
 from mine_core.experiments.planted_edits import true_shift
-from mine_core.experiments.planted_words import planted_words
 from mine_core.experiments.voxel_faithfulness import images_to_test
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.explain import ranked_images
 from mine_core.instrument.second import SecondEncoder, build_second
-from mine_core.instrument.trials import INSERT_SIZE, EditRequest, Trial, driving_region, run_trial
+from mine_core.instrument.trials import INSERT_SIZE, EditRequest, Trial, driving_region, driving_words, run_trial
 from mine_core.instrument.wanting import wanting_of, wants_of
 from mine_core.instrument.where import heat_of
-from mine_core.statistics import false_discovery_rate
 from mine_core.subjects.phantom.truth import PlantedTruth
 from mine_core.types import OnProgress
 
-N_VOXELS, N_CONFOUNDED, N_IMAGES, AMONG = 40, 20, 2, 800
-N_TRIED, N_TESTED, LEAST_TESTED = 5, 6, 3
-LEVEL = 0.05
+N_VOXELS, N_IMAGES, AMONG = 40, 2, 800
+N_PREFERRED = 10  # best training images, one of which guides an edit by its description
 STILL = 0.2  # SD: what controls may move on average
 
 
@@ -57,9 +55,10 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     All intervals resample voxels. True shifts: the planted response to the scene with and without the objects that the edit
     took out or put in; edits that no scene describes (a part of an object, a word for a group) have none.
 
-    `confounded`: voxels that answer the ball but not the person it usually comes with, and others of that kind. The
-    correlational method calls a thing whose evidence in images rises with measured responses (q <= 0.05); the causal one takes
-    the five strongest of these and inserts them: see `causal_things`.
+    `profile_guided_minus_image_guided`: the same editor inserts the word of the voxel's description, and that of the driving
+    patches of one of its ten best training images. `profile_guided_minus_cut_out`: the same beside the pixels that drive the
+    voxel in its very best training image, cut out: no description, and the most favourable of 2,000 images.
+    `confounded`, `null`: see `causal_calls`.
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
     second, truth = build_second(config, store, on_progress=on_progress), truth_of(instrument)
@@ -67,7 +66,8 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     voxels, words = _described(instrument, truth, rng)
     removed: list[Tried] = []
     inserted: list[Tried] = []
-    by_image: list[tuple[Tried, float]] = []
+    by_word: list[tuple[Tried, float]] = []
+    by_pixels: list[tuple[Tried, float]] = []
     refused = 0
     for number, voxel in enumerate(voxels):
         on_progress(number, len(voxels), "editing what each voxel wants")
@@ -75,12 +75,13 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
             tried = _try(instrument, truth, EditRequest("remove", voxel, stimulus), second)
             removed += [tried] if tried else []
             refused += tried is None
-        for stimulus in _middling(instrument, voxel, N_IMAGES, AMONG):
+        for stimulus in middling_images(instrument, voxel, N_IMAGES, AMONG):
             tried = _try(instrument, truth, EditRequest("insert", voxel, stimulus, words[voxel]), second)
             inserted += [tried] if tried else []
             refused += tried is None
-            guided = None if tried is None else _image_guided(instrument, voxel, stimulus)
-            by_image += [] if tried is None or guided is None else [(tried, guided)]
+            for shift_of, pairs in ((_image_guided, by_word), (_cut_out_guided, by_pixels)):
+                guided = None if tried is None else shift_of(instrument, voxel, stimulus)
+                pairs += [] if tried is None or guided is None else [(tried, guided)]
     return {
         "subject": instrument.subject.name,
         "backbone": config.backbone,
@@ -91,8 +92,9 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
         "insert": _effects(inserted, 1, second.reliable, rng),
         "controls": _controls([*removed, *inserted], rng),
         "predicted_with_true_shift": _agreement([item for item in (*removed, *inserted) if item.trial.edit.verified], rng),
-        "profile_guided_minus_image_guided": _guided(by_image, rng),
-        "confounded": _confounded(instrument, truth, rng, on_progress),
+        "profile_guided_minus_image_guided": _guided(by_word, rng),
+        "profile_guided_minus_cut_out": _guided(by_pixels, rng),
+        **causal_calls.measure_calls(instrument, truth, rng, on_progress),
     }
 
 
@@ -104,7 +106,7 @@ def _described(instrument: Instrument, truth: PlantedTruth, rng: np.random.Gener
     if wanting is None:
         raise EditError("This backbone has no words, or too few images are held out to score one: nothing can be inserted by name.")
     wants = wants_of(instrument, wanting, drawn)
-    things = _things(instrument)
+    things = planted_things(instrument)
     found = {}
     for voxel, want in zip(drawn.tolist(), wants, strict=True):
         named = [word for word in want.description.phrases if word in things]
@@ -112,18 +114,6 @@ def _described(instrument: Instrument, truth: PlantedTruth, rng: np.random.Gener
             found[voxel] = named[0]
     chosen = list(found)[:N_VOXELS]
     return chosen, found
-
-
-def _things(instrument: Instrument) -> set[str]:
-    from mine_core.subjects.phantom.scenes import CONCEPTS
-
-    return {concept.name for concept in CONCEPTS} & set(instrument.vocabulary.words)
-
-
-def _middling(instrument: Instrument, voxel: int, n: int, among: int) -> list[int]:
-    """The first `n` held-out stimuli of those in the middle by predicted response."""
-    ranked = ranked_images(instrument, voxel, "middle", among)
-    return [int(stimulus) for stimulus in ranked if instrument.held_out[stimulus]][:n]
 
 
 def _try(instrument: Instrument, truth: PlantedTruth, request: EditRequest, second: SecondEncoder | None) -> Tried | None:
@@ -206,10 +196,30 @@ def _direction(item: Tried) -> int:
 
 
 def _image_guided(instrument: Instrument, voxel: int, stimulus: int) -> float | None:
-    """Shift by inserting what drives the voxel in its best training image, cut out by attribution; None where that fails."""
+    """Shift by inserting the first thing that the driving patches of a preferred training image are read as; None where none is."""
+    rng = np.random.default_rng([22, voxel, stimulus])
+    preferred = int(rng.choice(_best_training_images(instrument, voxel, N_PREFERRED)))
+    things = planted_things(instrument)
+    named = [word for word in driving_words(instrument, preferred, heat_of(instrument, voxel, preferred)) if word in things]
+    if not named:
+        return None
+    try:
+        trial = run_trial(instrument, EditRequest("insert", voxel, stimulus, named[0]))
+    except EditError:
+        return None
+    return float(trial.shift.shift[voxel])
+
+
+def _best_training_images(instrument: Instrument, voxel: int, n: int) -> list[int]:
+    """The `n` training stimuli of highest predicted response."""
     train = np.zeros(len(instrument.subject.stimuli), bool)
     train[instrument.subject.splits.train] = True
-    best = next(int(s) for s in ranked_images(instrument, voxel, "top", len(train)) if train[s])
+    return [int(stimulus) for stimulus in ranked_images(instrument, voxel, "top", len(train)) if train[stimulus]][:n]
+
+
+def _cut_out_guided(instrument: Instrument, voxel: int, stimulus: int) -> float | None:
+    """Shift by inserting what drives the voxel in its best training image, cut out by attribution; None where that fails."""
+    [best] = _best_training_images(instrument, voxel, 1)
     images = instrument.subject.stimuli.images
     try:
         source = np.asarray(images[best])
@@ -226,85 +236,10 @@ def _image_guided(instrument: Instrument, voxel: int, stimulus: int) -> float | 
 
 
 def _guided(pairs: Sequence[tuple[Tried, float]], rng: np.random.Generator) -> dict[str, Any]:
-    """Shift of insertions that the description guides less that of those that one image guides, in the same images."""
+    """Shift of insertions that the description guides less that of those guided otherwise, in the same images; 95 % over voxels."""
     if len(pairs) < 2:
         return {"n": len(pairs)}
-    profile, image = (np.array(values) for values in ([item.shift for item, _ in pairs], [shift for _, shift in pairs]))
+    profile, other = (np.array(values) for values in ([item.shift for item, _ in pairs], [shift for _, shift in pairs]))
     groups = np.array([item.voxel for item, _ in pairs])
-    return {"n": len(pairs), "profile_guided": float(profile.mean()), "image_guided": float(image.mean())} | difference(
-        profile - image, groups, rng
-    )
-
-
-def _confounded(instrument: Instrument, truth: PlantedTruth, rng: np.random.Generator, on_progress: OnProgress) -> dict[str, Any]:
-    """Driver and usual company of confounded voxels, called by correlation and by insertion; company that is a place is left out."""
-    voxels = truth.of_kind("confounded")
-    planted = {int(voxel): planted_words(truth, int(voxel)) for voxel in voxels[instrument.reliable[voxels]]}
-    things = _things(instrument)
-    able = np.array([voxel for voxel, words in planted.items() if {words.driver, words.company} <= things], np.int64)
-    n_places = len(planted) - len(able)
-    able = np.sort(rng.permutation(able)[:N_CONFOUNDED])
-    rows = []
-    for number, voxel in enumerate(able.tolist()):
-        on_progress(number, len(able), "telling drivers from their company")
-        both = (planted[voxel].driver, planted[voxel].company)
-        correlated = correlated_things(instrument, voxel, things)
-        causes = causal_things(instrument, voxel, correlated[:N_TRIED])
-        rows.append([word in correlated for word in both] + [word in causes for word in both])
-    if not rows:
-        return {"n": 0, "n_place_as_company": n_places}
-    found = np.array(rows, np.float64)
-    names = [f"{what}_positive_rate_{how}" for how in ("correlational", "causal") for what in ("true", "false")]
-    return {"n": len(rows), "n_place_as_company": n_places} | {
-        name: difference(found[:, column], able, rng) for column, name in enumerate(names)
-    }
-
-
-def correlated_things(instrument: Instrument, voxel: int, things: set[str]) -> tuple[str, ...]:
-    """Things whose word's similarity to training images rises with a voxel's measured responses (q <= 0.05), strongest first.
-
-    The plain correlational method: cosine of image and text, Pearson's r, one-sided, Benjamini and Hochberg over the vocabulary.
-    """
-    train, vocabulary = instrument.subject.splits.train, instrument.vocabulary
-    pooled = np.asarray(instrument.features.pooled[train], np.float64)
-    similarity = pooled / np.linalg.norm(pooled, axis=1, keepdims=True) @ np.asarray(vocabulary.embedded(), np.float64).T
-    found = pearsonr(similarity, instrument.measured(voxel)[train][:, None], axis=0, alternative="greater")
-    q = false_discovery_rate(np.asarray(found.pvalue))
-    order = np.argsort(-np.asarray(found.statistic), kind="stable")
-    return tuple(vocabulary.words[i] for i in order if q[i] <= LEVEL and vocabulary.words[i] in things)
-
-
-def causal_things(instrument: Instrument, voxel: int, words: Sequence[str]) -> tuple[str, ...]:
-    """Words whose insertion raises the prediction beyond its controls, and not clearly less than half as much as the best word's.
-
-    Each word is inserted into the same held-out images of middle predicted response; the words are each other's hardest
-    negatives, for all of them go with the responses. Kept is a word where the lower end of a one-sided 95 % interval (t over
-    images) of (own shift beyond the mean control - half of the best word's) is above 0. Edits that the backbone does not
-    recognise are left out.
-    """
-    stimuli = _middling(instrument, voxel, N_TESTED, 20 * N_TESTED)
-    effects = np.array([[_beyond_controls(instrument, voxel, word, stimulus) for word in words] for stimulus in stimuli])
-    effects = effects.reshape(len(stimuli), len(words))
-    enough = np.isfinite(effects).sum(axis=0) >= LEAST_TESTED
-    if not enough.any():
-        return ()
-    means = np.array([np.nanmean(column) if able else -np.inf for column, able in zip(effects.T, enough, strict=True)])
-    best = effects[:, int(np.argmax(means))]
-    kept = []
-    for word, column, able in zip(words, effects.T, enough, strict=True):
-        margin = column - best / 2
-        margin = margin[np.isfinite(margin)]
-        if able and len(margin) >= LEAST_TESTED and ttest_1samp(margin, 0, alternative="greater").pvalue <= LEVEL:
-            kept.append(word)
-    return tuple(kept)
-
-
-def _beyond_controls(instrument: Instrument, voxel: int, word: str, stimulus: int) -> float:
-    """Shift by inserting a word less that of the mean control; NaN where it cannot be inserted or is not recognised."""
-    try:
-        trial = run_trial(instrument, EditRequest("insert", voxel, stimulus, word, seed=stimulus))
-    except EditError:
-        return float("nan")
-    if not trial.edit.verified:
-        return float("nan")
-    return float(trial.shift.shift[voxel] - trial.shift.controls[:, voxel].mean())
+    means = {"profile_guided": float(profile.mean()), "other": float(other.mean()), "equal": float((profile == other).mean())}
+    return {"n": len(pairs), **means, **difference(profile - other, groups, rng)}

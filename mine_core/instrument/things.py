@@ -15,6 +15,8 @@ from mine_core.instrument.where import heat_of_read_out
 from mine_core.profiles import wordless_text
 
 OTHER_WORDS = 6
+N_RELATED = 5
+SAME_THING = 0.9  # cosine above which two words are taken to name the same thing
 # Groups of the vocabulary whose words are no things that could be cut out of an image, and a user's own, which would change controls.
 NOT_THINGS = ("colour", "size", "position", "attribute", "action", "material", USER_GROUP)
 
@@ -44,6 +46,35 @@ def other_words(instrument: Instrument, word: str) -> list[str]:
         if word not in words:
             chosen += [other for other in (_first_clear(instrument, words),) if other]
     return chosen[:OTHER_WORDS]
+
+
+def related_words(instrument: Instrument, word: str, n: int = N_RELATED) -> list[str]:
+    """The things that are hardest to tell from a word and have a clear exemplar: of its own group first, each nearest first.
+
+    Nearness is the cosine of text embeddings less their mean over all things; another name of the same thing (nearness above
+    0.9) is left out. Of the own group there are at most `n` - 2, so that something of another group is always among them.
+    """
+    by_group = things_of(instrument.vocabulary)
+    things = [other for words in by_group.values() for other in words]
+    if word not in things:
+        return []
+    own = next(words for words in by_group.values() if word in words)
+    texts = np.stack([text_of(instrument, other) for other in things]).astype(np.float64)
+    texts -= texts.mean(axis=0)
+    texts /= np.maximum(np.linalg.norm(texts, axis=1, keepdims=True), 1e-12)
+    nearness = texts @ texts[things.index(word)]
+    ranked = [things[i] for i in np.argsort(-nearness, kind="stable") if things[i] != word and nearness[i] <= SAME_THING]
+    found = _clear(instrument, [other for other in ranked if other in own], n - 2)
+    return found + _clear(instrument, [other for other in ranked if other not in own], n - len(found))
+
+
+def _clear(instrument: Instrument, words: list[str], n: int) -> list[str]:
+    found: list[str] = []
+    for word in words:
+        if len(found) == n:
+            break
+        found += [word] if _first_clear(instrument, [word]) else []
+    return found
 
 
 def _first_clear(instrument: Instrument, words: list[str]) -> str:

@@ -1,14 +1,15 @@
 """One counterfactual trial: an edit of an image, its matched controls, and how the predictions move."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from mine_core.attribution.traced import coarse_values
-from mine_core.counterfactual.controls import make_controls
+from mine_core.counterfactual.controls import ControlEdit, make_controls
 from mine_core.counterfactual.editor_presets import editor_available
 from mine_core.counterfactual.editors import Editor, create_editor
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask, least_attributed_place
@@ -31,6 +32,7 @@ OnStage = Callable[[Stage], None]
 N_ELSEWHERE, N_CONTENT = 10, 10
 INSERT_SIZE = 0.45
 PAINTED_SIZE = 0.5  # of the oval that something is painted into, which it does not fill
+DRIVING_WORDS = 5  # read in the patches that drive a voxel in one image
 PHANTOM_EDITOR = "phantom"
 NOTES = {
     "remove": "Controls remove equally large regions elsewhere, or disturb the same place and keep what it shows.",
@@ -148,24 +150,37 @@ def run_trial(
         seed=request.seed,
         cancelled=cancelled,
     )
-    images = [image, edit.edited, *(control.image for control in controls)]
+    shift, check = _shifts(instrument, second, edit, controls, direction, on_stage)
+    on_stage("verify")
+    word = request.word or next(iter(driving_words(instrument, request.stimulus, heat)), "")
+    instant = masked_patch_estimate(heat, edit.edit_mask, instrument.sd(request.voxel))
+    made = _verified(instrument, edit, word, direction) if word else edit
+    return Trial(made, shift, instant, NOTES[request.kind], check)
+
+
+def _shifts(
+    instrument: Instrument,
+    second: SecondEncoder | None,
+    edit: ImageEdit,
+    controls: Sequence[ControlEdit],
+    direction: int,
+    on_stage: OnStage,
+) -> tuple[PredictedShift, PredictedShift | None]:
+    """Shift of the edit beside its controls, and the same by the second encoder if there is one."""
+    images = [edit.original, edit.edited, *(control.image for control in controls)]
     names = [control.name for control in controls]
     guide = str(instrument.model.provenance.get("key", ""))
     on_stage("re-encode")
     pooled = embed_distinct(lambda stack: instrument.backbone.get().embed(stack).pooled, images)
     on_stage("predict")
     # from the first image to the second, beside those from the first to each control
-    shift = predict_shift(instrument.model, pooled[0], pooled[1], pooled[2:], names, direction=direction, guided_by=guide)
-    check = None
-    if second is not None:
-        on_stage("check")
-        pooled = embed_distinct(lambda stack: second.backbone.get().embed(stack).pooled, images)
-        sides = (pooled[0], pooled[1], pooled[2:])
-        check = predict_shift(second.model, *sides, names, direction=direction, guided_by=guide, checked_by=second.key)
-    on_stage("verify")
-    word = request.word or _driving_word(instrument, request.stimulus, heat)
-    instant = masked_patch_estimate(heat, edit.edit_mask, instrument.sd(request.voxel))
-    return Trial(_verified(instrument, edit, word, direction) if word else edit, shift, instant, NOTES[request.kind], check)
+    shift_of = partial(predict_shift, direction=direction, guided_by=guide)
+    shift = shift_of(instrument.model, pooled[0], pooled[1], pooled[2:], names)
+    if second is None:
+        return shift, None
+    on_stage("check")
+    pooled = embed_distinct(lambda stack: second.backbone.get().embed(stack).pooled, images)
+    return shift, shift_of(second.model, pooled[0], pooled[1], pooled[2:], names, checked_by=second.key)
 
 
 def _edited(
@@ -292,10 +307,10 @@ def _verified(instrument: Instrument, edit: ImageEdit, word: str, direction: int
     return with_verification(edit, found)
 
 
-def _driving_word(instrument: Instrument, stimulus: int, heat: Float[np.ndarray, "row col"]) -> str:
-    """Word of the patches that drive the voxel in an image; empty where nothing does."""
+def driving_words(instrument: Instrument, stimulus: int, heat: Float[np.ndarray, "row col"]) -> tuple[str, ...]:
+    """Words that the patches which drive a voxel in an image are read as, clearest first; none where nothing does."""
     coarse = heat if heat.shape == instrument.features.backbone.grid else coarse_values(heat)
-    words = attributed_words(
-        instrument.features, instrument.mean_patches, np.array([stimulus]), coarse[None], instrument.vocabulary, k=1
-    )[0]
-    return words[0] if words else ""
+    found = attributed_words(
+        instrument.features, instrument.mean_patches, np.array([stimulus]), coarse[None], instrument.vocabulary, k=DRIVING_WORDS
+    )
+    return tuple(found[0])

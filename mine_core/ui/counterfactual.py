@@ -5,6 +5,7 @@ import pandas as pd
 import streamlit as st
 
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
+from mine_core.counterfactual.shift import beyond_controls
 from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
@@ -138,10 +139,12 @@ def verdict(view: View, instrument: Instrument, trial: Trial) -> None:
     rank, p = int(shift.rank[voxel]), float(shift.p[voxel])
     st.markdown(f"### Predicted shift {value:+.2f} SD")
     beyond = "beyond all" if rank == 1 else f"rank {rank} among"
+    effect, low, high = beyond_controls(shift, voxel)
     before = float(shift.before[voxel]) - instrument.mean_prediction(voxel)
     st.markdown(
         f"From {before:+.2f} to {before + value:+.2f} SD around the mean image; {beyond} {n} matched controls (one-sided p = {p:.3f}, "
-        f"smallest possible {1 / (n + 1):.3f})."
+        f"smallest possible {1 / (n + 1):.3f}). Beyond the mean control: {effect:+.2f} SD (95 % {low:+.2f} to {high:+.2f}, over "
+        "controls of this image)."
     )
     if value != 0 and (value > 0) != (view.edit == "insert"):
         what = "insertion lowered" if view.edit == "insert" else "removal raised"

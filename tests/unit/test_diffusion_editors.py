@@ -102,6 +102,39 @@ def test_masked_models_of_nine_channels_never_see_what_goes(name, editors, pictu
     assert np.abs(painted[0] - painted[1]).max() <= limit + 1
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_round_trip_changes_the_mask_alone_and_asks_nothing(name, editors, picture) -> None:
+    image, mask = picture
+    editor = editors[name]
+    through = editor.round_trip(image, mask)
+    assert np.array_equal(through[~mask], image[~mask]) and (through[mask] != image[mask]).any()
+    assert np.array_equal(through, editor.round_trip(image, mask))  # its middle, not a draw from it
+    window = window_around(mask)
+    pipeline, pixels = editor.loaded.pipeline, torch.from_numpy(cut(image, window, 32)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        encoded = pipeline.vae.encode(pixels)
+        decoded = pipeline.vae.decode(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean).sample
+    wanted = laid_back(image, ((decoded[0].permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).round().byte().numpy(), window)
+    inner = np.zeros_like(mask)
+    inner[12:20, 14:26] = True  # where the new picture is opaque
+    assert np.abs(through[inner].astype(int) - wanted[inner]).max() <= 1
+
+
+def test_a_painted_edit_is_controlled_by_its_round_trip(editors, picture) -> None:
+    from mine_core.counterfactual.controls import ROUND_TRIP, make_controls
+    from mine_core.counterfactual.removal import InpaintRemover
+
+    image, mask = picture
+    editor = editors["phantom"]
+    edit = editor.edit(image, mask, "remove the thing", seed=0)
+    made = {}
+    for remover in (editor, InpaintRemover()):
+        made[remover.name] = make_controls(edit, np.ones((8, 8)), remover, direction=-1, n_elsewhere=0, n_content=1, seed=0)
+    [through] = [control for control in made["phantom"] if control.name == ROUND_TRIP]
+    assert np.array_equal(through.image, editor.round_trip(image, mask))
+    assert ROUND_TRIP not in [control.name for control in made[InpaintRemover().name]]
+
+
 def test_steps_are_told_and_can_be_cancelled(editors, picture) -> None:
     image, mask = picture
     editor = editors["phantom"]
