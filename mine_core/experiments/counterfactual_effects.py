@@ -153,16 +153,22 @@ def _effects(trials: Sequence[Tried], direction: int, sure: Bool[np.ndarray, " v
 
 
 def _controls(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, Any]:
-    """Mean shift of each kind of control over the trials that have it; `still` where that is within 0.2 SD of none."""
-    entry: dict[str, Any] = {}
-    for name in dict.fromkeys(name for item in trials for name in item.trial.shift.control_names):
-        rows = []
-        for item in trials:
-            same = [row for row, kind in enumerate(item.trial.shift.control_names) if kind == name]
-            rows += [(item.voxel, item.trial.shift.controls[same, item.voxel].mean())] if same else []
-        groups, values = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], np.float64)
-        entry[name] = {"n": len(rows), "mean_shift_sd": difference(values, groups, rng), "still": bool(abs(values.mean()) <= STILL)}
+    """Mean shift of each kind of control over the trials that have it, and of all controls; `still` where it is within 0.2 SD of none."""
+    kinds = dict.fromkeys(name for item in trials for name in item.trial.shift.control_names)
+    entry = {name: _still([item for item in trials if name in item.trial.shift.control_names], name, rng) for name in kinds}
+    for name, direction in (("all of removals", -1), ("all of insertions", 1)):
+        if some := [item for item in trials if _direction(item) == direction]:
+            entry[name] = _still(some, None, rng)
     return entry
+
+
+def _still(trials: Sequence[Tried], kind: str | None, rng: np.random.Generator) -> dict[str, Any]:
+    """Mean shift of a trial's controls of one kind, or of all."""
+    groups, values = np.array([item.voxel for item in trials]), np.empty(len(trials))
+    for row, item in enumerate(trials):
+        chosen = [i for i, name in enumerate(item.trial.shift.control_names) if kind in (None, name)]
+        values[row] = item.trial.shift.controls[chosen, item.voxel].mean()
+    return {"n": len(trials), "mean_shift_sd": difference(values, groups, rng), "still": bool(abs(values.mean()) <= STILL)}
 
 
 def _agreement(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, Any]:

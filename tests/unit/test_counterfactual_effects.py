@@ -107,6 +107,8 @@ def test_effects_are_over_verified_edits_and_controls_by_kind(rng) -> None:
     controls = _controls(moved, rng)
     assert controls["elsewhere"]["n"] == 9 and controls["elsewhere"]["still"]
     assert controls["kept"]["mean_shift_sd"]["mean"] == pytest.approx(-0.5) and not controls["kept"]["still"]
+    assert controls["all of removals"]["mean_shift_sd"]["mean"] == pytest.approx((8 * -0.2 + 0.1) / 9)
+    assert "all of insertions" not in controls
     assert _effects([], 1, np.ones(9, bool), rng) == {"n": 0, "verified_rate": 0.0}
 
 
