@@ -120,6 +120,31 @@ def test_the_round_trip_changes_the_mask_alone_and_asks_nothing(name, editors, p
     assert np.abs(through[inner].astype(int) - wanted[inner]).max() <= 1
 
 
+def test_a_lora_is_fused_into_the_weights(tmp_path, picture) -> None:
+    """A made-up LoRA with random factors: each weight that it targets becomes W + B A, and the edit another."""
+    from diffusers import StableDiffusionInpaintPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    torch.manual_seed(3)
+    plain = tiny_pipeline(PRESETS["sd15-inpaint-lcm"].pipeline)
+    plain.save_pretrained(tmp_path / "plain")
+    plain.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q", "to_v"]))
+    factors = get_peft_model_state_dict(plain.unet)
+    StableDiffusionInpaintPipeline.save_lora_weights(tmp_path / "lora", unet_lora_layers=factors)
+    preset = small("sd15-inpaint-lcm")
+    without = load_pipeline(preset, tmp_path / "plain", "cpu", weights="w")
+    fused = load_pipeline(replace(preset, lora=str(tmp_path / "lora")), tmp_path / "plain", "cpu", weights="w")
+    name = next(key for key in factors if "to_q" in key and "lora_A" in key)
+    update = factors[name.replace("lora_A", "lora_B")] @ factors[name]
+    layer = name.split(".lora_A")[0]
+    changed = fused.pipeline.unet.get_submodule(layer)
+    weight = (changed.base_layer if hasattr(changed, "base_layer") else changed).weight
+    torch.testing.assert_close(weight, without.pipeline.unet.get_submodule(layer).weight + update, atol=1e-5, rtol=1e-4)
+    edits = [DiffusionEditor(preset, loaded).edit(*picture, "insert a dog", seed=0).edited for loaded in (without, fused)]
+    assert (edits[0] != edits[1]).any()
+
+
 def test_a_painted_edit_is_controlled_by_its_round_trip(editors, picture) -> None:
     from mine_core.counterfactual.controls import ROUND_TRIP, make_controls
     from mine_core.counterfactual.removal import InpaintRemover
