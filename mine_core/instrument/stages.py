@@ -33,6 +33,7 @@ EVIDENCE_CODE = ("description/evidence.py", "description/vocabulary.py")
 CONTRAST_CODE = ("description/contrast.py", "encoding/ridge.py", "encoding/gram.py", "encoding/blocks.py", "encoding/alignment.py")
 LAYOUT_CODE = ("instrument/layouts.py", "instrument/own_cortex.py")
 FitOn = Literal["train", "validation"]
+MakersIn = Literal["makers", "feature_makers", "layouts", "word_makers", "dictionary_makers"]
 Made = Mapping[str, Artifact]
 Make = Callable[[Path, Made, OnProgress, IsCancelled], dict[str, Any] | None]
 
@@ -76,6 +77,7 @@ def encoding_stages(config: InstrumentConfig, store: ArtifactStore, fit_on: FitO
         (subject, weights_key(config.backbone)),
         code_version("features.py", *adapter_code(config.backbone)),
     )
+    embed = find_maker("kept_features", (config, store.root / "unfinished" / features.key), "feature_makers")
     encoding = Recipe(
         "encoding",
         {"kind": "ridge", "n_permutations": config.n_permutations, "fit_on": fit_on},
@@ -84,7 +86,7 @@ def encoding_stages(config: InstrumentConfig, store: ArtifactStore, fit_on: FitO
     )
     return [
         *before,
-        Stage("features", features, 20, "Embedding the stimuli", find_maker("features", config)),
+        Stage("features", features, 20, "Embedding the stimuli", embed),
         Stage("encoding", encoding, 15, "Fitting and scoring the encoding model", find_maker("encoding", (config, fit_on))),
     ]
 
@@ -130,7 +132,7 @@ def map_kind(subject: Artifact) -> str:
     return "slices" if settings["space"] == "func1pt8mm" else "fsaverage"
 
 
-def find_maker(name: str, given: Any, where: Literal["makers", "layouts", "word_makers", "dictionary_makers"] = "makers") -> Make:
+def find_maker(name: str, given: Any, where: MakersIn = "makers") -> Make:
     """Find a maker when it is needed: opening what is in the store must not wait for the libraries that make it."""
 
     def make(directory: Path, made: Made, on_progress: OnProgress, cancelled: IsCancelled) -> dict[str, Any] | None:
