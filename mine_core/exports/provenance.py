@@ -13,9 +13,10 @@ from mine_core.config import PROJECT
 from mine_core.errors import ConfigError
 from mine_core.instrument import Instrument
 from mine_core.instrument.stages import stages_of
+from mine_core.subjects.nsd.tree import AGREEMENT
 
 LIBRARIES = (*RECORDED_LIBRARIES, "nibabel", "matplotlib", "diffusers", "transformers")
-NSD = "NSD Data Access Agreement"
+NSD = AGREEMENT
 RESTRICTED = {"nsd": NSD, "algonauts": NSD}
 """Kinds of subject whose images may not be handed on, and the agreement that they were given out under."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from brain_files import nifti
+from nsd_tree import write as write_nsd
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -262,3 +263,24 @@ def test_a_name_and_both_files_are_needed(store):
     said = " ".join(warning.value for warning in app.warning)
     assert "no name yet" in said and "Images: not given" in said and "Responses: not given" in said
     assert resources.worker().find(wizard.IMPORT) is None
+
+
+def test_a_local_copy_of_nsd_is_imported_from_the_page(store: ArtifactStore, tmp_path: Path) -> None:
+    write_nsd(tmp_path / "nsd")
+    page = opened()
+    assert page.button(key="nsd_import").disabled
+    page.text_input(key="nsd_root").set_value(str(tmp_path / "nsd")).run()
+    page.button(key="nsd_import").click().run()
+    assert ended().state == "done"
+    page.run()
+    assert not page.exception and "Imported nsd-subj01-func1pt8mm" in page.success[0].value
+    assert "nsd-subj01-func1pt8mm" in known_subjects(store)
+
+
+def test_the_command_that_fetches_nsd_is_shown_to_whom_accepted_its_agreement(store: ArtifactStore) -> None:
+    page = opened()
+    assert not [code for code in page.code if "--from-bucket" in code.value]
+    page.text_input(key="nsd_root").set_value("/data/my nsd").run()
+    page.checkbox(key="nsd_terms").check().run()
+    (command,) = [code.value for code in page.code if "--from-bucket" in code.value]
+    assert "--accept-nsd-terms --root '/data/my nsd' --subject 1 --space func1pt8mm --sessions 40" in command

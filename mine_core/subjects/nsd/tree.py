@@ -8,6 +8,8 @@ from typing import Literal, get_args
 from mine_core.errors import SubjectError
 
 Space = Literal["func1pt8mm", "fsaverage"]
+AGREEMENT = "NSD Data Access Agreement"
+TERMS = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
 HEMISPHERES = ("lh", "rh")
 N_SUBJECTS, N_SESSIONS = 8, 40
 VERSION = "betas_fithrf_GLMdenoise_RR"
@@ -38,6 +40,11 @@ class NsdTree:
     def design(self) -> Path:
         """Which image was shown in which trial."""
         return self.root / "nsddata/experiments/nsd/nsd_expdesign.mat"
+
+    @property
+    def information(self) -> Path:
+        """Which image of COCO each stimulus is a part of."""
+        return self.root / "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
 
     @property
     def stimuli(self) -> Path:
@@ -73,8 +80,13 @@ class NsdTree:
 
     def table(self, name: str) -> Path:
         """Names of a set's labels: the subject's own table where there is one, else that of fsaverage."""
-        own, common = (self.root / f"nsddata/freesurfer/{who}/label/{name}.mgz.ctab" for who in (self.folder, "fsaverage"))
+        own, common = self.tables(name)
         return own if own.is_file() else common
+
+    def tables(self, name: str) -> tuple[Path, Path]:
+        """Where names of a set's labels may lie: of the subject, and of fsaverage."""
+        own, common = (self.root / f"nsddata/freesurfer/{who}/label/{name}.mgz.ctab" for who in (self.folder, "fsaverage"))
+        return own, common
 
     def sessions(self) -> tuple[int, ...]:
         """Sessions whose responses are there."""
@@ -98,20 +110,25 @@ def open_tree(root: Path, subject: int, space: str, version: str = VERSION) -> N
         If there is no such subject or space, or a file that is needed is not there: the design, the images, the published
         ratios, the mask `nsdgeneral`, or the responses of one session at least, of both hemispheres.
     """
+    tree = check_asked(root, subject, space, version)
+    if not root.is_dir():
+        raise SubjectError(f"There is no folder {root}; give the one that holds nsddata, nsddata_betas and nsddata_stimuli.")
+    for path in (tree.design, tree.stimuli, *tree.ncsnr, *tree.labels(MASK)):
+        if not path.is_file():
+            raise SubjectError(f"There is no {tree.shown(path)} in {root}; copy it there from the published dataset.")
+    _check_sessions(tree)
+    return tree
+
+
+def check_asked(root: Path, subject: int, space: str, version: str = VERSION) -> NsdTree:
+    """Say where the files of one subject and space lie, there or not; raises SubjectError if there is no such thing."""
     if space not in get_args(Space):
         raise SubjectError(f"Space '{space}' is not read; expected one of {', '.join(get_args(Space))}.")
     if not 1 <= subject <= N_SUBJECTS:
         raise SubjectError(f"Subject {subject} was asked for; the Natural Scenes Dataset has 1 to {N_SUBJECTS}.")
     if not re.fullmatch(r"betas_[A-Za-z_]+", version):
         raise SubjectError(f"'{version}' is no preparation of responses; expected one such as {VERSION}.")
-    if not root.is_dir():
-        raise SubjectError(f"There is no folder {root}; give the one that holds nsddata, nsddata_betas and nsddata_stimuli.")
-    tree = NsdTree(root, subject, space, version)  # type: ignore[arg-type]
-    for path in (tree.design, tree.stimuli, *tree.ncsnr, *tree.labels(MASK)):
-        if not path.is_file():
-            raise SubjectError(f"There is no {tree.shown(path)} in {root}; copy it there from the published dataset.")
-    _check_sessions(tree)
-    return tree
+    return NsdTree(root, subject, space, version)  # type: ignore[arg-type]
 
 
 def _check_sessions(tree: NsdTree) -> None:
