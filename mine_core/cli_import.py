@@ -27,6 +27,8 @@ def add_import(commands: Any) -> None:
     command.add_argument("--root", type=Path, help="nsd: folder of nsddata, nsddata_betas, nsddata_stimuli; algonauts: of subj01 ...")
     command.add_argument("--subject", type=int, default=1, help="of a dataset: which of its eight (default: 1)")
     command.add_argument("--space", choices=("func1pt8mm", "fsaverage"), default="func1pt8mm", help="nsd: default func1pt8mm")
+    coco = "nsd: COCO's files of captions, captions_train2017.json and captions_val2017.json"
+    command.add_argument("--coco", type=Path, nargs="+", metavar="JSON", default=(), help=coco)
     _add_bucket(command)
     for field in FIELDS:
         _add_field(command, field)
@@ -65,6 +67,8 @@ def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
         return _write_example(options.example)
     from mine_core.instrument.subjects import import_algonauts_into, import_into, import_nsd_into
 
+    if options.coco and options.layout != "nsd":
+        raise ConfigError(f"--coco was given for {options.layout}; it is for nsd alone. Leave it out, or give --captions.")
     store = ArtifactStore(cache_directory())
     if options.layout == "custom":
         return import_into(store, on_progress=bar, **_study(options))
@@ -76,7 +80,8 @@ def run_import(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
             return told
     given = {"root": options.root, "subject": options.subject, "name": options.name, "seed": options.seed or 0, "on_progress": bar}
     given |= {"size": options.size} if options.size else {}
-    return import_nsd_into(store, space=options.space, **given) if options.layout == "nsd" else import_algonauts_into(store, **given)
+    nsd = {"space": options.space, "coco": options.coco}
+    return import_nsd_into(store, **nsd, **given) if options.layout == "nsd" else import_algonauts_into(store, **given)
 
 
 def _fetch_nsd(options: argparse.Namespace, bar: Bar) -> dict[str, Any] | None:

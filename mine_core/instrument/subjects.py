@@ -1,11 +1,11 @@
 """The subjects of an installation by name: the phantom, which is always there, and those that were imported."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mine_core.artifacts import Artifact, ArtifactStore, Recipe, canonical_json, code_version, open_artifact, write_text
+from mine_core.artifacts import Artifact, ArtifactStore, Recipe, canonical_json, code_version, hash_text, open_artifact, write_text
 from mine_core.encoding.noise_ceiling import ncsnr_from_repeats, noise_ceiling_from_ncsnr
 from mine_core.errors import Cancelled, SubjectError
 from mine_core.instrument.own_cortex import check_units, checker, with_drawn_regions
@@ -77,18 +77,21 @@ def import_nsd_into(
     name: str | None = None,
     size: int = 224,
     seed: int = 0,
+    coco: Sequence[Path] = (),
     on_progress: OnProgress = silent,
     cancelled: IsCancelled = never,
 ) -> dict[str, Any]:
     """Import a subject of a local copy of the Natural Scenes Dataset and keep it under its name; returns a report.
 
-    Responses and images are written where they stay, a part at a time; `size` is the side that images are kept at. Raises
-    SubjectError for whatever is missing or cannot be shown to be aligned, and Cancelled; then nothing is kept.
+    Responses and images are written where they stay, a part at a time; `size` is the side that images are kept at, `coco` are
+    files of COCO's captions. Raises SubjectError for whatever is missing or cannot be shown to be aligned, and Cancelled; then
+    nothing is kept.
     """
     name = name or f"nsd-subj{subject:02d}-{space}"
     check_subject_name(name)
-    plan = plan_import(open_tree(root, subject, space), seed)
+    plan = plan_import(open_tree(root, subject, space), seed, coco)
     settings = {"name": name, "nsd": fingerprint_of(plan), "size": size, "seed": seed, "space": space, "subject": subject}
+    settings |= {"captions": hash_text(canonical_json(plan.captions))} if plan.captions else {}
 
     def build(directory: Path) -> Subject:
         return build_nsd(

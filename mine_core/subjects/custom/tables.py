@@ -114,6 +114,12 @@ def read_captions(source: Source) -> dict[str, list[str]]:
 
 
 def _coco_captions(source: Source) -> list[tuple[str, str]]:
+    names, annotations = read_coco(source)
+    return [(composed(names[image]), sentence) for image, sentence in annotations]
+
+
+def read_coco(source: Source) -> tuple[dict[int | str, str], list[tuple[int | str, str]]]:
+    """Names of images by their id, and (id, caption) of every annotation of COCO's JSON; raises SubjectError for another layout."""
     content = read_bytes(source, MAX_JSON_BYTES)
     try:
         record = json.loads(content.decode("utf-8-sig"))
@@ -130,7 +136,7 @@ def _coco_captions(source: Source) -> list[tuple[str, str]]:
     lost = [image for image, _ in annotations if image not in names]
     if lost:
         raise SubjectError(f"{counted(len(lost), 'caption')} belong to no image of the file (first: image id {listed(lost[:1])}).")
-    return [(composed(names[image]), sentence) for image, sentence in annotations]
+    return names, annotations
 
 
 def _hashable(value: Any) -> int | str:

@@ -1,6 +1,6 @@
 """A subject of the Natural Scenes Dataset, from a local copy of its published layout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from mine_core.artifacts import hash_text
 from mine_core.errors import SubjectError
 from mine_core.subjects.custom.limits import MIN_SPLIT, counted, listed
 from mine_core.subjects.nsd.alignment import prove_alignment
+from mine_core.subjects.nsd.captions import captions_of
 from mine_core.subjects.nsd.design import Design, read_design
 from mine_core.subjects.nsd.labels import Places, affine_of, places_of, read_map, read_regions
 from mine_core.subjects.nsd.pictures import write_images
@@ -40,13 +41,14 @@ class Plan:
     membership: Bool[np.ndarray, "region voxel"]
     n_unknown: int
     splits: Splits
+    captions: tuple[tuple[str, ...], ...] | None
 
 
-def plan_import(tree: NsdTree, seed: int) -> Plan:
+def plan_import(tree: NsdTree, seed: int, coco: Sequence[Path] = ()) -> Plan:
     """Read the design, the mask, the regions and the published ratios; voxels whose ratio is not known are left out.
 
     Test stimuli are the images that all subjects share, as far as this one saw them; a tenth of the others, drawn with `seed`,
-    is for validation.
+    is for validation. `coco` are files of COCO's captions, of which each image has its own.
 
     Raises SubjectError for whatever is missing, cut off, or does not fit the rest.
     """
@@ -62,7 +64,9 @@ def plan_import(tree: NsdTree, seed: int) -> Plan:
     kept = Places(places.shape, places.flat_index[known])
     names, membership = read_regions(tree, kept)
     splits = _splits(design, showings, seed)
-    return Plan(tree, design, showings, kept, published[known].astype(np.float32), names, membership, int((~known).sum()), splits)
+    captions = captions_of(tree, showings.stimuli, design.shared, coco) if coco else None
+    ratios, n_unknown = published[known].astype(np.float32), int((~known).sum())
+    return Plan(tree, design, showings, kept, ratios, names, membership, n_unknown, splits, captions)
 
 
 def _splits(design: Design, showings: Showings, seed: int) -> Splits:
@@ -119,7 +123,7 @@ def build_nsd(
     return Subject(
         name=name,
         kind="nsd",
-        stimuli=StimulusSet(ids, images, ((),) * len(ids), "none"),
+        stimuli=StimulusSet(ids, images, plan.captions or ((),) * len(ids), "COCO" if plan.captions else "none"),
         responses=Responses(recorded.values, recorded.repeats, ids, index, "SD within a session"),
         splits=plan.splits,
         cortex="",
@@ -148,6 +152,8 @@ def _report(plan: Plan, recorded: Recorded, own: float, rival: float) -> list[st
         f"Regions: {listed(plan.regions, 20) or 'none'}.{f' Sets that are not there: {listed(missing, 6)}.' if missing else ''}",
         "Shown as slices of the volume." if tree.space == "func1pt8mm" else FLAT,
     ]
+    if plan.captions:
+        lines.append(f"Captions of COCO: {sum(map(len, plan.captions)):,} of {len(plan.captions):,} images.")
     if recorded.n_flat:
         lines.append(f"{recorded.n_flat:,} times a voxel did not vary within a session; its responses of that session are 0.")
     return lines
