@@ -15,6 +15,7 @@ from mine_core.cortex.filestore import open_pycortex
 from mine_core.errors import MineError
 from mine_core.instrument.build import is_built
 from mine_core.instrument.subjects import known_subjects
+from mine_core.instrument.weights_here import captioners_here, editors_here, room_here
 
 NEEDED_FREE_GB = 2.0
 
@@ -24,14 +25,17 @@ def examine(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Any]:
     import torch
 
     free = shutil.disk_usage(_existing(store.root)).free / 1e9
+    room = room_here()
     found: dict[str, Any] = {
         "python": sys.version.split()[0],
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_memory_gb():.0f} GB memory",
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {room.processor_gb:.0f} GB memory",
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
         "free_disk_gb": round(free, 1),
         "libraries": library_versions(),
         "subjects": {name: _state(config, name, store) for name in known_subjects(store)},
         "backbones": {},
+        "editors": editors_here(room),
+        "captioners": captioners_here(room),
         "missing": [],
     }
     if found["gpu"] == "none":
@@ -45,6 +49,12 @@ def examine(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Any]:
     if absent:
         first = found["backbones"][absent[0]]
         found["missing"].append(f"No weights of {', '.join(absent)}. {absent[0]}: {first}. The phantom's own backbone needs nothing.")
+    if not any(state.startswith("ready") for state in found["editors"].values()):
+        found["missing"].append("No weights of a generative editor: inserting and removing go on with cut-outs and fillings.")
+    if not found["captioners"]:
+        found["missing"].append(
+            "No Florence-2 or Qwen-VL in the Hugging Face cache: `caption` goes on with the backbone's own captions."
+        )
     try:
         open_pycortex(store.root)
         found["cortex"] = "S1 of pycortex"
@@ -63,10 +73,6 @@ def _state(config: InstrumentConfig, name: str, store: ArtifactStore) -> str:
     except MineError as refusal:
         return f"not usable: {refusal}"
     return f"ready with {config.backbone}" if built else "not built"
-
-
-def _memory_gb() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
 
 def _existing(path: Path) -> Path:
