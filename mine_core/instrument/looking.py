@@ -79,7 +79,7 @@ def look_at_responses(study: Study, on_progress: OnProgress, cancelled: IsCancel
     table, matching = _read(study, on_progress, cancelled)
     refuse_infinite(table)
     kept = keep_complete(table, matching, bool(study.get("drop_incomplete")))
-    values = table.repeats.reshape(-1)
+    values = table.repeats.ravel(order="K")  # no copy, in whatever order the file has
     step = max(1, len(values) // N_SAMPLED)
     sampled = np.asarray(values[::step], np.float64)
     sampled = sampled[np.isfinite(sampled)]

@@ -1,6 +1,7 @@
 """The subjects of an installation by name: the phantom, which is always there, and those that were imported."""
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mine_core.instrument.own_cortex import check_units, checker, with_drawn_reg
 from mine_core.subjects import algonauts
 from mine_core.subjects.custom import check_subject_name, describe_import, import_subject
 from mine_core.subjects.custom.images import never, silent
+from mine_core.subjects.custom.large import Scratch
 from mine_core.subjects.custom.mapper import read_mapper, save_mapper
 from mine_core.subjects.nsd import build_nsd, fingerprint_of, open_tree, plan_import
 from mine_core.subjects.store import load_subject, save_subject
@@ -44,28 +46,32 @@ def import_into(store: ArtifactStore, *, cancelled: IsCancelled | None = None, *
     Raises SubjectError for whatever cannot be used as given, and Cancelled if `cancelled()` became True; then nothing is kept.
     """
     asked = cancelled or (lambda: False)
-    subject = with_drawn_regions(store.root, import_subject(**arguments, check_cortex=checker(store), cancelled=asked))
-    check_units(subject.provenance["import"]["cortex"]["kind"], len(subject.responses.voxels))
-    _stop_if(asked, subject.name)
-    recipe = Recipe(
-        "subject", {"name": subject.name, "import": dict(subject.provenance["import"])}, (), code_version("subjects/custom")
-    )
-
-    def make(directory: Path) -> None:
-        (directory / "subject").mkdir()
-        save_subject(directory / "subject", subject)
-        if arguments.get("mapper") is not None:
-            (directory / "mapper").mkdir()
-            save_mapper(read_mapper(arguments["mapper"]), directory / "mapper")
+    unfinished = store.root / "unfinished"
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="import-", dir=unfinished) as scratch:
+        given = {"check_cortex": checker(store), "scratch": Scratch(Path(scratch)), "cancelled": asked}
+        subject = with_drawn_regions(store.root, import_subject(**arguments, **given))
+        check_units(subject.provenance["import"]["cortex"]["kind"], len(subject.responses.voxels))
         _stop_if(asked, subject.name)
+        recipe = Recipe(
+            "subject", {"name": subject.name, "import": dict(subject.provenance["import"])}, (), code_version("subjects/custom")
+        )
 
-    _keep_name(store, subject.name, store.build(recipe, make))
-    return {
-        "subject": subject.name,
-        "n_stimuli": len(subject.stimuli),
-        "n_voxels": len(subject.responses.voxels),
-        "report": list(describe_import(subject)),
-    }
+        def make(directory: Path) -> None:
+            (directory / "subject").mkdir()
+            save_subject(directory / "subject", subject)
+            if arguments.get("mapper") is not None:
+                (directory / "mapper").mkdir()
+                save_mapper(read_mapper(arguments["mapper"]), directory / "mapper")
+            _stop_if(asked, subject.name)
+
+        _keep_name(store, subject.name, store.build(recipe, make))
+        return {
+            "subject": subject.name,
+            "n_stimuli": len(subject.stimuli),
+            "n_voxels": len(subject.responses.voxels),
+            "report": list(describe_import(subject)),
+        }
 
 
 def import_nsd_into(

@@ -13,7 +13,7 @@ import pytest
 from mine_core.errors import SubjectError
 from mine_core.subjects.custom import read_responses
 from mine_core.subjects.custom.matching import match, number_key
-from mine_core.subjects.custom.responses import average_repeats, choose_dropped, find_constant, refuse_infinite, to_float32
+from mine_core.subjects.custom.responses import average_repeats, choose_dropped, count_holes, find_constant, refuse_infinite, to_float32
 from mine_core.subjects.custom.splits import check_leaks, check_splits, draw_splits, keep_stimuli, read_splits
 from mine_core.subjects.custom.tables import read_captions, read_ids
 from mine_core.subjects.custom.voxels import check_ceiling, read_noise_ceiling, read_regions
@@ -205,7 +205,7 @@ def test_infinity_is_refused_where_it_is() -> None:
 def test_what_is_dropped_leaves_nothing_missing(rng: np.random.Generator) -> None:
     missing = rng.random((30, 20)) < 0.02
     missing[7] = rng.random(20) < 0.8
-    stimuli, voxels = choose_dropped(missing)
+    stimuli, voxels = choose_dropped(count_holes([missing[:, :2], missing[:, 2:]]), [missing[:, :2], missing[:, 2:]])
     assert np.flatnonzero(stimuli).tolist() == [7]
     assert not missing[~stimuli][:, ~voxels].any()
     assert missing[~stimuli][:, voxels].any(axis=0).all()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mine_core.errors import SubjectError
+from mine_core.subjects.custom.large import IN_MEMORY, Scratch, blocks_along
 from mine_core.subjects.custom.limits import GIB, MAX_ARRAY_BYTES, MIB, amount, counted, listed, plain, quoted, reason
 from mine_core.subjects.custom.sources import Source, found, kind_of, label, opened, size_of
 
@@ -16,7 +17,7 @@ MAX_HDF5_RATIO = 2000
 MAX_DATASETS = 10_000
 
 
-def read_array(source: Source, what: str, dataset: str | None = None) -> np.ndarray:
+def read_array(source: Source, what: str, dataset: str | None = None, scratch: Scratch = IN_MEMORY) -> np.ndarray:
     """Array of an npy or HDF5 file, as stored: no change of dtype, order or values.
 
     Parameters
@@ -24,6 +25,7 @@ def read_array(source: Source, what: str, dataset: str | None = None) -> np.ndar
     source : npy or HDF5, known by content.
     what : `images`, `responses`..., for messages.
     dataset : path of the dataset inside an HDF5 file; needed if there are several.
+    scratch : where a large array of an HDF5 file is put, a block at a time; an npy file is mapped as it lies.
 
     Raises
     ------
@@ -34,7 +36,7 @@ def read_array(source: Source, what: str, dataset: str | None = None) -> np.ndar
     if kind == "npy":
         return _read_npy(source, what)
     if kind == "hdf5":
-        return _read_hdf5(source, what, dataset)
+        return _read_hdf5(source, what, dataset, scratch)
     raise SubjectError(f"{label(source)} is {found(source)}. Expected {what} as npy or HDF5.")
 
 
@@ -127,7 +129,7 @@ def _unreadable(source: Source, error: BaseException) -> SubjectError:
     return SubjectError(f"{label(source)} is no readable HDF5 file ({reason(error)}); it may be cut off: copy it again.")
 
 
-def _read_hdf5(source: Source, what: str, name: str | None) -> np.ndarray:
+def _read_hdf5(source: Source, what: str, name: str | None, scratch: Scratch) -> np.ndarray:
     with _hdf5(source) as file:
         try:
             datasets = _datasets(file)
@@ -148,9 +150,22 @@ def _read_hdf5(source: Source, what: str, name: str | None) -> np.ndarray:
                 "they were never written, or it is a bomb. Write all values."
             )
         try:
-            return dataset[()]
+            return _in_blocks(dataset, scratch)
         except Exception as error:  # as in _hdf5
             raise _unreadable(source, error) from error
+
+
+def _in_blocks(dataset: Any, scratch: Scratch) -> np.ndarray:
+    """Values of a dataset, read along the axis of most chunks so that none is unpacked twice."""
+    values = scratch.empty(dataset.shape, dataset.dtype)
+    chunks = dataset.chunks or (1,) * dataset.ndim
+    axis = int(np.argmax([math.ceil(length / chunk) for length, chunk in zip(dataset.shape, chunks, strict=True)]))
+    if not dataset.chunks:
+        axis = 0
+    before = (slice(None),) * axis
+    for block in blocks_along(dataset.shape[axis], values.nbytes // dataset.shape[axis], chunks[axis]):
+        values[(*before, block)] = dataset[(*before, block)]
+    return values
 
 
 def _datasets(file: Any) -> dict[str, Any]:

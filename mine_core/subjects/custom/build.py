@@ -12,6 +12,7 @@ from mine_core.errors import SubjectError
 from mine_core.subjects.custom.beside import Beside, read_beside
 from mine_core.subjects.custom.cortices import CheckCortex, CortexChoice, CortexKind, choose_cortex, places_on
 from mine_core.subjects.custom.images import Progress, list_images, never, read_images, silent
+from mine_core.subjects.custom.large import IN_MEMORY, Scratch
 from mine_core.subjects.custom.limits import composed, counted, quoted
 from mine_core.subjects.custom.mapper import Mapper, read_mapper
 from mine_core.subjects.custom.matching import ImageOrder, Matching, match
@@ -61,6 +62,7 @@ def import_subject(
     image_dataset: str | None = None,
     response_dataset: str | None = None,
     check_cortex: CheckCortex = nothing_to_check,
+    scratch: Scratch = IN_MEMORY,
     on_progress: Progress = silent,
     cancelled: Callable[[], bool] = never,
 ) -> Subject:
@@ -85,6 +87,7 @@ def import_subject(
         lack, voxels that lack a stimulus, and voxels that do not vary over the training stimuli; each is reported.
     image_order : how file names are sorted where nothing has ids, if sorting as text and by number differ.
     check_cortex : looks at surfaces that this layer does not know; what it returns is noted.
+    scratch : where large responses are put, a block at a time; needed for as long as the subject that is returned.
     on_progress, cancelled : as in `read_images`.
 
     Returns
@@ -101,7 +104,7 @@ def import_subject(
     check_subject_name(name)
     ids = None if stimulus_ids is None else read_ids(stimulus_ids)
     given = {"axes": response_axes, "dataset": response_dataset, "mask": mask, "mask_order": mask_order, "files_are": files_are}
-    table = read_recording(responses, **given, on_progress=on_progress, cancelled=cancelled)  # type: ignore[arg-type]
+    table = read_recording(responses, **given, scratch=scratch, on_progress=on_progress, cancelled=cancelled)  # type: ignore[arg-type]
     flat = None if mapper is None else read_mapper(mapper)
     choice = choose_cortex(cortex, pycortex_subject, pycortex_transform, flat is not None, table.places)
     places = voxel_places(choice, table, flat)
@@ -116,7 +119,7 @@ def import_subject(
         raise SubjectError(f"The images in {label(images)} changed while they were read; expected them still. Import again.")
     pictures = _picked_images(read.images, matching.image_rows[kept.stimuli])
     parts, group_notes = _split(pictures, picked(matching.ids, kept.stimuli), beside.splits, kept, seed)
-    measured = measure(table, matching, kept, parts, drop_incomplete)
+    measured = measure(table, matching, kept, parts, drop_incomplete, scratch)
     settings = {"size": size, "seed": seed, "units": units, "drop_incomplete": drop_incomplete, "image_order": image_order}
     settings |= {"mask_order": mask_order, "files_are": files_are}
     tables = {"stimulus_ids": stimulus_ids, "regions": regions, "noise_ceiling": noise_ceiling, "captions": captions}

@@ -7,6 +7,7 @@ import numpy as np
 
 from mine_core.errors import Cancelled, SubjectError
 from mine_core.subjects.custom.images import Progress, never, silent
+from mine_core.subjects.custom.large import IN_MEMORY, Scratch
 from mine_core.subjects.custom.limits import GIB, MAX_ARRAY_BYTES, amount, counted, listed
 from mine_core.subjects.custom.places import MaskOrder, ordered_as, read_hemispheres, read_mask, shape_of
 from mine_core.subjects.custom.responses import Places, ResponseTable, lengths, read_responses
@@ -26,6 +27,7 @@ def read_recording(
     mask: Sources | None = None,
     mask_order: MaskOrder | None = None,
     files_are: FilesAre | None = None,
+    scratch: Scratch = IN_MEMORY,
     on_progress: Progress = silent,
     cancelled: Callable[[], bool] = never,
 ) -> ResponseTable:
@@ -39,6 +41,7 @@ def read_recording(
     mask : of volumes, required: NIfTI on their grid, 1 inside. Of hemispheres: two files; none takes every vertex. Of a table: which
         place each voxel has, in the order that `mask_order` says (see `ordered_as`).
     files_are : what several volumes are: `runs`, whose stimuli follow one another, or `repeats` of the same stimuli.
+    scratch : where responses are put that are too large for memory; they are needed for as long as what is returned.
 
     Raises
     ------
@@ -59,12 +62,12 @@ def read_recording(
     if files_are is not None and len(files) == 1:
         raise SubjectError("One file of responses was given, and a word for what several are (runs or repeats); leave it out.")
     if kind == "nifti":
-        return _read_volumes(files, mask, files_are, on_progress, cancelled)
+        return _read_volumes(files, mask, files_are, scratch, on_progress, cancelled)
     if kind is not None:
         return _read_surfaces(responses, mask)
     if len(files) > 1:
         raise SubjectError(f"Responses are {len(files)} tables ({labels(responses)}); expected one. Join them first.")
-    return _with_places(read_responses(files[0], axes=axes, dataset=dataset), mask, mask_order)
+    return _with_places(read_responses(files[0], axes=axes, dataset=dataset, scratch=scratch), mask, mask_order)
 
 
 def _with_places(table: ResponseTable, mask: Sources | None, order: MaskOrder | None) -> ResponseTable:
@@ -90,6 +93,7 @@ def _read_volumes(
     files: tuple[Source, ...],
     mask: Sources | None,
     files_are: FilesAre | None,
+    scratch: Scratch,
     on_progress: Progress,
     cancelled: Callable[[], bool],
 ) -> ResponseTable:
@@ -119,7 +123,7 @@ def _read_volumes(
         raise SubjectError(
             f"Repeats have {listed([f'{number:,}' for number in numbers], 6)} volumes; expected the same stimuli in each, in order."
         )
-    rows = _picked(files, headers, places, on_progress, cancelled)
+    rows = _picked(files, headers, places, scratch, on_progress, cancelled)
     repeats = rows.reshape(len(files), numbers[0], -1) if files_are == "repeats" else rows[None]
     shape = (*headers[0].grid, sum(numbers) if files_are != "repeats" else numbers[0])
     axes = ("repeat", *VOLUME_AXES) if files_are == "repeats" else VOLUME_AXES
@@ -131,6 +135,7 @@ def _picked(
     files: tuple[Source, ...],
     headers: list[VolumeHeader],
     places: Places,
+    scratch: Scratch,
     on_progress: Progress,
     cancelled: Callable[[], bool],
 ) -> np.ndarray:
@@ -143,7 +148,7 @@ def _picked(
             f"{n_volumes:,} volumes of {len(places.flat_index):,} voxels are {amount(n_bytes)}; at most {MAX_ARRAY_BYTES // GIB} GiB "
             "are read. Give a smaller mask."
         )
-    rows = np.empty((n_volumes, len(places.flat_index)), dtype)
+    rows = scratch.empty((n_volumes, len(places.flat_index)), dtype)
     done = 0
     for source, header in zip(files, headers, strict=True):
         for volume in frames(source, header):

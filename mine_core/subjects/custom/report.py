@@ -6,6 +6,7 @@ import numpy as np
 
 from mine_core.errors import SubjectError
 from mine_core.subjects.custom.cortices import title_of
+from mine_core.subjects.custom.large import voxel_blocks
 from mine_core.subjects.custom.limits import counted, listed
 from mine_core.subjects.custom.responses import lengths
 from mine_core.types import Subject
@@ -42,8 +43,12 @@ def _repeats(subject: Subject) -> str:
     repeats = subject.responses.repeats
     if repeats is None:
         return "Repeats: none, one response a stimulus."
-    shown = (~np.isnan(repeats)).sum(axis=0)
-    span = f"{shown.min()} to {shown.max()} a stimulus and voxel, median {np.median(shown):g}"
+    numbers = np.zeros(len(repeats) + 1, np.int64)  # of stimuli and voxels by how often they were shown
+    for _, block in voxel_blocks(repeats):
+        numbers += np.bincount((~np.isnan(block)).sum(axis=0).ravel(), minlength=len(numbers))
+    present, below = np.flatnonzero(numbers), np.cumsum(numbers)
+    middle = [int(np.searchsorted(below, place, side="right")) for place in ((below[-1] - 1) // 2, below[-1] // 2)]
+    span = f"{present[0]} to {present[-1]} a stimulus and voxel, median {sum(middle) / 2:g}"
     return f"Repeats: {span}; averaged over those that were shown."
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from mine_core.errors import SubjectError
 from mine_core.subjects.custom.arrays import read_array, require_numbers
+from mine_core.subjects.custom.large import IN_MEMORY, Scratch, voxel_blocks
 from mine_core.subjects.custom.limits import MAX_REPEATS, MAX_TEXT_BYTES, composed, counted, plain, quoted
 from mine_core.subjects.custom.sources import Source, kind_of, label
 from mine_core.subjects.custom.tables import check_unique, rows_of
@@ -61,7 +62,7 @@ class ResponseTable:
         return self.repeats.shape[2]
 
 
-def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None = None) -> ResponseTable:
+def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None = None, scratch: Scratch = IN_MEMORY) -> ResponseTable:
     """Read responses, and put their axes in the order repeat, stimulus, voxel.
 
     Parameters
@@ -71,6 +72,7 @@ def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None =
         no number. An empty cell, NA or nan is NaN.
     axes : what the axes are, in their order: `stimulus` and `voxel`, and `repeat` if there is one.
     dataset : path of the dataset inside an HDF5 file.
+    scratch : where responses are put that are too large for memory and do not lie in a file as they are needed.
 
     Returns
     -------
@@ -90,7 +92,7 @@ def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None =
     if kind_of(source) == "text":
         array, *names = _read_csv(source)
     else:
-        array = read_array(source, "responses", dataset)
+        array = read_array(source, "responses", dataset, scratch)
     require_numbers(array.dtype, f"Responses ({label(source)})")
     if array.ndim != len(axes):
         raise SubjectError(
@@ -99,7 +101,7 @@ def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None =
             "Name each axis once: stimulus, voxel and, if there is one, repeat."
         )
     by_axis = dict(zip(axes, names, strict=True))
-    ordered = _ordered(array, axes)
+    ordered = _ordered(array, axes, scratch)
     if len(ordered) > MAX_REPEATS:
         raise SubjectError(
             f"Responses have {len(ordered):,} repeats; expected at most {MAX_REPEATS:,}. Check the axes of the responses."
@@ -123,17 +125,23 @@ def check_axes(axes: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _ordered(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
-    """Axes in the order repeat, stimulus, voxel, as native floats that hold every given number exactly."""
+def _ordered(array: np.ndarray, axes: tuple[str, ...], scratch: Scratch) -> np.ndarray:
+    """Axes in the order repeat, stimulus, voxel, as native floats that hold every given number exactly; a view where it can be."""
     if "repeat" not in axes:
         array, axes = array[None], ("repeat", *axes)
     moved = np.transpose(array, [axes.index(axis) for axis in AXES])
+    dtype = np.dtype(np.float32 if array.dtype.itemsize <= 4 else np.float64)
     if array.dtype.kind in "iu":
         largest = max(abs(int(moved.max())), abs(int(moved.min())))
         if largest > 2**53:
             raise SubjectError(f"Responses are integers up to {largest}; beyond 2**53 they cannot be floats. Scale them first.")
-        return np.ascontiguousarray(moved, dtype=np.float64)
-    return np.ascontiguousarray(moved, dtype=np.float32 if array.dtype.itemsize <= 4 else np.float64)
+        dtype = np.dtype(np.float64)
+    if moved.dtype == dtype:
+        return moved
+    ordered = scratch.empty(moved.shape, dtype)
+    for voxels, block in voxel_blocks(moved):
+        ordered[:, :, voxels] = block
+    return ordered
 
 
 def suggest_axes(table: ResponseTable, n_images: int) -> str:
@@ -206,46 +214,84 @@ def _numbers(cells: list[str], where: str, first_column: int) -> np.ndarray:
 # --- checks and the average ------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Holes:
+    """Responses that are missing: of each stimulus and of each voxel how many, and the first (stimulus, voxel)."""
+
+    of_stimulus: Int[np.ndarray, " stimulus"]
+    of_voxel: Int[np.ndarray, " voxel"]
+    first: tuple[int, int] | None
+
+
 def refuse_infinite(table: ResponseTable) -> None:
     """Refuse what no measurement gives, infinities and numbers beyond 1e30; raises SubjectError with how many, and the first."""
-    infinite = np.abs(table.repeats) > MAX_RESPONSE
-    if infinite.any():
-        repeat, stimulus, voxel = (int(i) for i in np.argwhere(infinite)[0])
+    n_infinite, firsts = 0, []
+    for voxels, block in voxel_blocks(table.repeats):
+        infinite = np.abs(block) > MAX_RESPONSE
+        if infinite.any():
+            n_infinite += int(infinite.sum())
+            firsts.append(tuple((np.argwhere(infinite)[0] + (0, 0, voxels.start)).tolist()))
+    if firsts:
+        repeat, stimulus, voxel = min(firsts)
         raise SubjectError(
-            f"Responses hold {counted(int(infinite.sum()), 'value')} that are infinite or beyond {MAX_RESPONSE:g} "
+            f"Responses hold {counted(n_infinite, 'value')} that are infinite or beyond {MAX_RESPONSE:g} "
             f"(first: stimulus {stimulus}, voxel {voxel}, repeat {repeat}, counted from 0); "
             "expected finite numbers. Correct what computed them."
         )
 
 
-def find_missing(table: ResponseTable) -> Bool[np.ndarray, "stimulus voxel"]:
-    """True where a voxel has no response to a stimulus in any repeat."""
-    return np.isnan(table.repeats).all(axis=0)
+def missing_blocks(
+    repeats: Float[np.ndarray, "repeat stimulus voxel"], rows: Int[np.ndarray, " row"]
+) -> Iterator[Bool[np.ndarray, "row _"]]:
+    """Yield, block of voxels by block, where a voxel has no response to a stimulus of `rows` in any repeat."""
+    for _, block in voxel_blocks(repeats):
+        yield np.isnan(block).all(axis=0)[rows]
 
 
-def refuse_missing(missing: Bool[np.ndarray, "stimulus voxel"], ids: Sequence[str], n_repeats: int) -> None:
+def count_holes(blocks: Iterable[Bool[np.ndarray, "stimulus _"]]) -> Holes:
+    """Count what is missing."""
+    of_stimulus: np.ndarray | None = None
+    of_voxel: list[np.ndarray] = []
+    firsts: list[tuple[int, int]] = []
+    before = 0
+    for block in blocks:
+        rows = block.sum(axis=1)
+        of_stimulus = rows if of_stimulus is None else of_stimulus + rows
+        of_voxel.append(block.sum(axis=0))
+        if rows.any():
+            stimulus, voxel = np.argwhere(block)[0].tolist()
+            firsts.append((stimulus, before + voxel))
+        before += block.shape[1]
+    counts = np.zeros(0, np.int64) if of_stimulus is None else of_stimulus
+    return Holes(counts, np.concatenate(of_voxel), min(firsts, default=None))
+
+
+def refuse_missing(holes: Holes, ids: Sequence[str], n_repeats: int) -> None:
     """Refuse responses with holes; raises SubjectError with how many stimuli and voxels they touch, and the first."""
-    if not missing.any():
+    if holes.first is None:
         return
-    stimulus, voxel = (int(i) for i in np.argwhere(missing)[0])
+    stimulus, voxel = holes.first
+    n_stimuli, n_voxels = len(holes.of_stimulus), len(holes.of_voxel)
     lacking = "are NaN" if n_repeats == 1 else "have no repeat at all"
     raise SubjectError(
-        f"{int(missing.sum()):,} of {missing.size:,} responses {lacking}, in {int(missing.any(axis=1).sum()):,} of "
-        f"{missing.shape[0]:,} stimuli and {int(missing.any(axis=0).sum()):,} of {missing.shape[1]:,} voxels "
+        f"{int(holes.of_voxel.sum()):,} of {n_stimuli * n_voxels:,} responses {lacking}, in {int((holes.of_stimulus > 0).sum()):,} of "
+        f"{n_stimuli:,} stimuli and {int((holes.of_voxel > 0).sum()):,} of {n_voxels:,} voxels "
         f"(first: stimulus {stimulus}, {plain(ids[stimulus])}, voxel {voxel}, counted from 0); "
         "give complete responses, or ask to drop what is incomplete and be told which."
     )
 
 
 def choose_dropped(
-    missing: Bool[np.ndarray, "stimulus voxel"],
+    holes: Holes, blocks: Iterable[Bool[np.ndarray, "stimulus _"]]
 ) -> tuple[Bool[np.ndarray, " stimulus"], Bool[np.ndarray, " voxel"]]:
-    """Stimuli and voxels to drop so that no response is missing.
+    """Stimuli and voxels to drop so that no response is missing; `blocks` are those that the holes were counted in.
 
     First the stimuli that more than half of the voxels lack, then the voxels that still lack one.
     """
-    stimuli = missing.mean(axis=1) > 0.5
-    return stimuli, missing[~stimuli].any(axis=0)
+    stimuli = 2 * holes.of_stimulus > len(holes.of_voxel)
+    if holes.first is None:
+        return stimuli, np.zeros(len(holes.of_voxel), np.bool_)
+    return stimuli, np.concatenate([block[~stimuli].any(axis=0) for block in blocks])
 
 
 def average_repeats(repeats: Float[np.ndarray, "repeat stimulus voxel"]) -> Float[np.ndarray, "stimulus voxel"]:
@@ -262,8 +308,10 @@ def find_constant(values: Float[np.ndarray, "stimulus voxel"]) -> Bool[np.ndarra
     return span <= 1e-12 * np.abs(values).max(axis=0)
 
 
-def to_float32(values: Float[np.ndarray, "..."], sd: Float[np.ndarray, " voxel"], what: str) -> Float[np.ndarray, "..."]:
-    """The same numbers as float32, the precision of the store.
+def to_float32(
+    values: Float[np.ndarray, "..."], sd: Float[np.ndarray, " voxel"], what: str, first: int = 0
+) -> Float[np.ndarray, "..."]:
+    """The same numbers as float32, the precision of the store; `first` is the position of the first voxel.
 
     Raises SubjectError if that moves any by more than a thousandth of its voxel's SD (a large constant under small responses).
     """
@@ -276,7 +324,7 @@ def to_float32(values: Float[np.ndarray, "..."], sd: Float[np.ndarray, " voxel"]
     worst = int(np.argmax(moved))
     if not moved[worst] <= MAX_ROUNDING:
         raise SubjectError(
-            f"{what} of voxel {worst} (counted from 0) would move by {moved[worst]:.2g} SD as float32; expected at most "
+            f"{what} of voxel {first + worst} (counted from 0) would move by {moved[worst]:.2g} SD as float32; expected at most "
             f"{MAX_ROUNDING:g}. Subtract the voxel's mean, or scale it, first."
         )
     return stored

@@ -1,21 +1,23 @@
 """Which stimuli and voxels stay: what lacks responses or never varies is refused, or dropped and named."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 
 from mine_core.errors import SubjectError
+from mine_core.subjects.custom.large import IN_MEMORY, Scratch, blocks_along
 from mine_core.subjects.custom.limits import MIN_STIMULI, counted, listed
 from mine_core.subjects.custom.matching import Dropped, Matching
 from mine_core.subjects.custom.responses import (
     ResponseTable,
     average_repeats,
     choose_dropped,
+    count_holes,
     find_constant,
-    find_missing,
+    missing_blocks,
     refuse_missing,
     to_float32,
 )
@@ -53,11 +55,11 @@ def keep_complete(table: ResponseTable, matching: Matching, drop: bool) -> Kept:
 
     Raises SubjectError if there is a hole and `drop` is False, if fewer than 50 stimuli stay, or no voxel.
     """
-    missing = find_missing(table)[matching.response_rows]
+    holes = count_holes(missing_blocks(table.repeats, matching.response_rows))
     dropped = list(matching.dropped)
     if not drop:
-        refuse_missing(missing, matching.ids, len(table.repeats))
-    stimuli, voxels = choose_dropped(missing)
+        refuse_missing(holes, matching.ids, len(table.repeats))
+    stimuli, voxels = choose_dropped(holes, missing_blocks(table.repeats, matching.response_rows))
     if stimuli.any():
         dropped.append(Dropped("stimulus", "not shown to more than half of the voxels", picked(matching.ids, stimuli)))
     if voxels.any():
@@ -73,36 +75,61 @@ def keep_complete(table: ResponseTable, matching: Matching, drop: bool) -> Kept:
     return Kept(~stimuli, ~voxels, tuple(dropped))
 
 
-def measure(table: ResponseTable, matching: Matching, kept: Kept, splits: Splits, drop: bool) -> Measured:
-    """Average the repeats that were shown, and leave out voxels that do not vary over the training stimuli.
+def measure(table: ResponseTable, matching: Matching, kept: Kept, splits: Splits, drop: bool, scratch: Scratch = IN_MEMORY) -> Measured:
+    """Average the repeats that were shown, and leave out voxels that do not vary over the training stimuli; by blocks of voxels.
 
     Raises SubjectError if there are such voxels and `drop` is False, if none stays, or if float32 cannot hold the responses.
     """
     rows = matching.response_rows[kept.stimuli]
-    repeats = table.repeats[:, rows][:, :, kept.voxels]
-    values = average_repeats(repeats)
-    constant = find_constant(values[splits.train])
-    dropped = list(kept.dropped)
-    if constant.any():
-        positions = np.flatnonzero(kept.voxels)[constant]
-        lost = np.zeros_like(kept.voxels)
-        lost[positions] = True
-        if not drop:
-            first = int(np.argmax(constant))
-            raise SubjectError(
-                f"{int(constant.sum()):,} of {counted(len(constant), 'voxel')} do not vary over the {len(splits.train):,} training "
-                f"stimuli (first: voxel {positions[0]}, counted from 0, always {values[splits.train[0], first]:g}); "
-                "leave them out, or ask to drop what is incomplete and be told which."
-            )
-        dropped.append(Dropped("voxel", "does not vary over the training stimuli", _voxel_labels(table, lost)))
-        values, repeats = values[:, ~constant], repeats[:, :, ~constant]
-        kept = Kept(kept.stimuli, kept.voxels & ~lost, tuple(dropped))
-        _check_some_left(kept.voxels, dropped)
-    sd = values[splits.train].std(axis=0)
-    stored = to_float32(values, sd, "The response")
-    notes = [*_axis_notes(table), *_rounding_notes(values, stored, sd), *_quiet_notes(values, splits)]
-    single = len(repeats) == 1
-    return Measured(stored, None if single else to_float32(repeats, sd, "A repeat"), kept, tuple(notes))
+    kept = _that_vary(table, rows, kept, splits, drop)
+    n_repeats, voxels = len(table.repeats), np.flatnonzero(kept.voxels)
+    stored = scratch.empty((len(rows), len(voxels)), np.float32)
+    repeats = None if n_repeats == 1 else scratch.empty((n_repeats, len(rows), len(voxels)), np.float32)
+    moved, n_quiet = 0.0, 0
+    for block, shown in _blocks(table, rows, voxels):
+        values = average_repeats(shown)
+        sd = values[splits.train].std(axis=0)
+        stored[:, block] = to_float32(values, sd, "The response", block.start)
+        if repeats is not None:
+            repeats[:, :, block] = to_float32(shown, sd, "A repeat", block.start)
+        moved = max(moved, float((np.abs(stored[:, block] - values) / sd).max()))
+        n_quiet += int(find_constant(values[splits.test]).sum())
+    return Measured(stored, repeats, kept, (*_axis_notes(table), *_rounding_notes(moved), *_quiet_notes(n_quiet)))
+
+
+def _blocks(
+    table: ResponseTable, rows: Int[np.ndarray, " stimulus"], voxels: Int[np.ndarray, " voxel"]
+) -> Iterator[tuple[slice, Float[np.ndarray, "repeat stimulus block"]]]:
+    """Responses of stimuli and voxels that stay, in blocks, with the places of a block among `voxels`."""
+    for block in blocks_along(len(voxels), 8 * len(table.repeats) * len(rows)):
+        chosen = voxels[block]
+        # between the first and the last there is little that does not stay
+        near = table.repeats[:, rows, chosen[0] : chosen[-1] + 1]
+        yield block, near if near.shape[2] == len(chosen) else near[:, :, chosen - chosen[0]]
+
+
+def _that_vary(table: ResponseTable, rows: Int[np.ndarray, " stimulus"], kept: Kept, splits: Splits, drop: bool) -> Kept:
+    """Leave out voxels that do not vary over the training stimuli."""
+    voxels = np.flatnonzero(kept.voxels)
+    constant, value = np.zeros(len(voxels), np.bool_), 0.0
+    for block, shown in _blocks(table, rows, voxels):
+        train = average_repeats(shown[:, splits.train])
+        constant[block] = found = find_constant(train)
+        if found.any() and not constant[: block.start].any():
+            value = train[0, int(np.argmax(found))]
+    if not constant.any():
+        return kept
+    if not drop:
+        raise SubjectError(
+            f"{int(constant.sum()):,} of {counted(len(constant), 'voxel')} do not vary over the {len(splits.train):,} training "
+            f"stimuli (first: voxel {voxels[constant][0]}, counted from 0, always {value:g}); "
+            "leave them out, or ask to drop what is incomplete and be told which."
+        )
+    lost = np.zeros_like(kept.voxels)
+    lost[voxels[constant]] = True
+    dropped = [*kept.dropped, Dropped("voxel", "does not vary over the training stimuli", _voxel_labels(table, lost))]
+    _check_some_left(kept.voxels & ~lost, dropped)
+    return Kept(kept.stimuli, kept.voxels & ~lost, tuple(dropped))
 
 
 def _voxel_labels(table: ResponseTable, which: Bool[np.ndarray, " voxel"]) -> tuple[str, ...]:
@@ -129,13 +156,9 @@ def _axis_notes(table: ResponseTable) -> list[str]:
     return notes
 
 
-def _rounding_notes(
-    values: Float[np.ndarray, "stimulus voxel"], stored: Float32[np.ndarray, "stimulus voxel"], sd: Float[np.ndarray, " voxel"]
-) -> list[str]:
-    worst = float((np.abs(stored - values) / sd).max())
-    return [f"Responses are kept as float32; that moves none by more than {worst:.1e} SD of its voxel."] if worst else []
+def _rounding_notes(moved: float) -> list[str]:
+    return [f"Responses are kept as float32; that moves none by more than {moved:.1e} SD of its voxel."] if moved else []
 
 
-def _quiet_notes(values: Float[np.ndarray, "stimulus voxel"], splits: Splits) -> list[str]:
-    quiet = int(find_constant(values[splits.test]).sum())
-    return [f"{counted(quiet, 'voxel')} do not vary over the test stimuli: no accuracy can be given for them."] if quiet else []
+def _quiet_notes(n_quiet: int) -> list[str]:
+    return [f"{counted(n_quiet, 'voxel')} do not vary over the test stimuli: no accuracy can be given for them."] if n_quiet else []
