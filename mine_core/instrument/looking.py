@@ -3,8 +3,12 @@
 A study is a mapping from the names of fields to values, see `subjects.custom.study`; what a part does not need may be missing.
 """
 
+import hashlib
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from mine_core.subjects.custom.beside import read_beside
 from mine_core.subjects.custom.build import voxel_places
 from mine_core.subjects.custom.cortices import CortexChoice, choose_cortex, title_of
 from mine_core.subjects.custom.images import first_images, list_images
+from mine_core.subjects.custom.large import IN_MEMORY, Scratch
 from mine_core.subjects.custom.limits import counted, listed
 from mine_core.subjects.custom.mapper import Mapper, read_mapper
 from mine_core.subjects.custom.matching import Matching, match
@@ -30,7 +35,9 @@ from mine_core.types import IsCancelled, OnProgress, VoxelIndex
 
 N_IMAGES, N_BINS, N_SAMPLED = 8, 60, 2_000_000
 VOXEL_COLOUR = "#0072B2"
+OF_RECORDING = ("responses", "response_axes", "response_dataset", "mask", "mask_order", "files_are")
 Study = Mapping[str, Any]
+Read = Callable[[Study, OnProgress, IsCancelled], ResponseTable]
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,61 @@ class CortexLook:
     lines: tuple[str, ...]
 
 
+class Recordings:
+    """The recording that one user is looking at, read once: kept until another is asked for, or its files change.
+
+    It is known by the path, size and time of change of its files (an upload by its bytes) and by how they are to be read. What
+    is too large for memory is in a folder of its own inside `directory`, which goes when it is no longer kept.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = threading.Lock()
+        self._kept: tuple[Any, ResponseTable, tempfile.TemporaryDirectory[str]] | None = None
+
+    def read(self, study: Study, on_progress: OnProgress, cancelled: IsCancelled) -> ResponseTable:
+        """The recording of a study; raises as `read_recording`, and then keeps nothing."""
+        with self._lock:
+            asked = [_identity(study.get(name)) for name in OF_RECORDING]
+            if self._kept is not None and self._kept[0] == asked:
+                return self._kept[1]
+            self._kept = None
+            self.directory.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(prefix="looking-", dir=self.directory)
+            table = read_of(study, on_progress, cancelled, Scratch(Path(folder.name)))
+            table.repeats.flags.writeable = False
+            self._kept = (asked, table, folder)
+            return table
+
+
+def _identity(given: Any) -> Any:
+    """What tells a field's value from another: of a file its path, size and time of change; of an upload its hash."""
+    if isinstance(given, tuple | list):
+        return [_identity(one) for one in given]
+    if isinstance(given, bytes):
+        return hashlib.sha256(given).hexdigest()
+    if isinstance(given, Path) and given.exists():
+        found = given.stat()
+        return str(given.resolve()), found.st_size, found.st_mtime_ns
+    return given
+
+
+def read_of(study: Study, on_progress: OnProgress, cancelled: IsCancelled, scratch: Scratch = IN_MEMORY) -> ResponseTable:
+    """Read the recording of a study."""
+    on_progress(0, 1, "reading responses")
+    return read_recording(
+        study["responses"],
+        axes=study.get("response_axes", ()),
+        dataset=study.get("response_dataset"),
+        mask=study.get("mask"),
+        mask_order=study.get("mask_order"),
+        files_are=study.get("files_are"),
+        scratch=scratch,
+        on_progress=on_progress,
+        cancelled=cancelled,
+    )
+
+
 def look_at_images(study: Study, on_progress: OnProgress, cancelled: IsCancelled) -> ImagesLook:
     """Look at the first images; raises SubjectError for what the headers of all tell."""
     on_progress(0, 1, "looking at images")
@@ -74,9 +136,9 @@ def look_at_images(study: Study, on_progress: OnProgress, cancelled: IsCancelled
     )
 
 
-def look_at_responses(study: Study, on_progress: OnProgress, cancelled: IsCancelled) -> ResponsesLook:
+def look_at_responses(study: Study, on_progress: OnProgress, cancelled: IsCancelled, read: Read = read_of) -> ResponsesLook:
     """Look at the responses and at which image each belongs to; raises SubjectError for whatever an import would refuse of them."""
-    table, matching = _read(study, on_progress, cancelled)
+    table, matching = _matched(study, on_progress, cancelled, read)
     refuse_infinite(table)
     kept = keep_complete(table, matching, bool(study.get("drop_incomplete")))
     values = table.repeats.ravel(order="K")  # no copy, in whatever order the file has
@@ -95,9 +157,9 @@ def look_at_responses(study: Study, on_progress: OnProgress, cancelled: IsCancel
     return ResponsesLook(counts, edges, len(sampled), tuple(lines))
 
 
-def look_beside(study: Study, on_progress: OnProgress, cancelled: IsCancelled) -> tuple[str, ...]:
+def look_beside(study: Study, on_progress: OnProgress, cancelled: IsCancelled, read: Read = read_of) -> tuple[str, ...]:
     """Look at what was given beside images and responses; raises SubjectError for whatever an import would refuse of it."""
-    table, matching = _read(study, on_progress, cancelled)
+    table, matching = _matched(study, on_progress, cancelled, read)
     flat = None if study.get("mapper") is None else read_mapper(study["mapper"])
     regions = (study.get("regions"), study.get("region_names"))
     beside = read_beside(study.get("splits"), regions, study.get("noise_ceiling"), study.get("captions"), table, matching, flat)
@@ -114,9 +176,11 @@ def look_beside(study: Study, on_progress: OnProgress, cancelled: IsCancelled) -
     return (*lines, *beside.notes)
 
 
-def look_at_cortex(study: Study, store: ArtifactStore, on_progress: OnProgress, cancelled: IsCancelled) -> CortexLook:
+def look_at_cortex(
+    study: Study, store: ArtifactStore, on_progress: OnProgress, cancelled: IsCancelled, read: Read = read_of
+) -> CortexLook:
     """Look at where voxels lie on the cortex that was chosen; raises SubjectError if they cannot be drawn on it."""
-    table = _table(study, on_progress, cancelled)
+    table = read(study, on_progress, cancelled)
     flat = None if study.get("mapper") is None else read_mapper(study["mapper"])
     names = (study.get("pycortex_subject"), study.get("pycortex_transform"))
     choice = choose_cortex(study.get("cortex"), *names, flat is not None, table.places)
@@ -147,23 +211,9 @@ def pycortex_choices(store: ArtifactStore) -> dict[str, tuple[str, ...]]:
     return {name: transforms for name, transforms in found.items() if transforms}
 
 
-def _table(study: Study, on_progress: OnProgress, cancelled: IsCancelled) -> ResponseTable:
-    on_progress(0, 1, "reading responses")
-    return read_recording(
-        study["responses"],
-        axes=study.get("response_axes", ()),
-        dataset=study.get("response_dataset"),
-        mask=study.get("mask"),
-        mask_order=study.get("mask_order"),
-        files_are=study.get("files_are"),
-        on_progress=on_progress,
-        cancelled=cancelled,
-    )
-
-
-def _read(study: Study, on_progress: OnProgress, cancelled: IsCancelled) -> tuple[ResponseTable, Matching]:
+def _matched(study: Study, on_progress: OnProgress, cancelled: IsCancelled, read: Read) -> tuple[ResponseTable, Matching]:
     ids = None if study.get("stimulus_ids") is None else read_ids(study["stimulus_ids"])
-    table = _table(study, on_progress, cancelled)
+    table = read(study, on_progress, cancelled)
     names, named = list_images(study["images"], dataset=study.get("image_dataset"))
     return table, match(names, named, table, ids, study.get("image_order"), bool(study.get("drop_incomplete")))
 

@@ -10,8 +10,10 @@ import streamlit as st
 from mine_core.errors import MineError
 from mine_core.figures_import import response_histogram
 from mine_core.instrument.looking import (
+    OF_RECORDING,
     CortexLook,
     ImagesLook,
+    Recordings,
     ResponsesLook,
     look_at_cortex,
     look_at_images,
@@ -47,16 +49,11 @@ OF_IMAGES = ("images", "size", "image_dataset")
 OF_RESPONSES: tuple[str, ...] = (
     "images",
     "image_dataset",
-    "responses",
-    "response_axes",
-    "response_dataset",
-    "mask",
-    "mask_order",
-    "files_are",
+    *OF_RECORDING,
 )
 OF_RESPONSES += ("stimulus_ids", "image_order", "drop_incomplete")
 BESIDE = ("splits", "regions", "region_names", "noise_ceiling", "captions")
-OF_CORTEX: tuple[str, ...] = ("responses", "response_axes", "response_dataset", "mask", "mask_order", "files_are")
+OF_CORTEX = OF_RECORDING
 OF_CORTEX += ("cortex", "pycortex_subject", "pycortex_transform", "mapper")
 
 
@@ -274,7 +271,9 @@ def _job(part: str) -> Job:
     for old in looker().jobs()[:-KEPT_LOOKS]:
         looker().forget(old.key)
     study = {name: value for name, value in state.study().items() if name in look.fields}
-    more = {"store": store} if part == "cortex" else {}
+    state.recordings = state.recordings or Recordings(store.root / "unfinished")
+    more: dict[str, Any] = {} if part == "images" else {"read": state.recordings.read}
+    more |= {"store": store} if part == "cortex" else {}
     return looker().submit(
         key, look.title, lambda on_progress, cancelled: look.look(study, on_progress=on_progress, cancelled=cancelled, **more)
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from mine_core.instrument.looking import Recordings
 from mine_core.subjects.custom.limits import amount
 from mine_core.subjects.custom.sources import Source, SourceKind, kind_of
 from mine_core.subjects.custom.study import FIELDS, axes_of
@@ -34,6 +35,7 @@ class Draft:
     typed: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     step: int = 0
+    recordings: Recordings | None = None
 
     def study(self) -> dict[str, Any]:
         """Return what was given, as the import takes it."""

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import PROJECT
 from mine_core.errors import Cancelled
-from mine_core.instrument import subjects
+from mine_core.instrument import looking, subjects
 from mine_core.instrument.subjects import custom_artifact, import_into, known_subjects
 from mine_core.jobs import Job, Worker
 from mine_core.subjects.custom.study import read_study, write_study
@@ -284,3 +284,21 @@ def test_the_command_that_fetches_nsd_is_shown_to_whom_accepted_its_agreement(st
     page.checkbox(key="nsd_terms").check().run()
     (command,) = [code.value for code in page.code if "--from-bucket" in code.value]
     assert "--accept-nsd-terms --root '/data/my nsd' --subject 1 --space func1pt8mm --sessions 40" in command
+
+
+def test_responses_are_read_once_on_the_way_through_all_steps(
+    store: ArtifactStore, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    reader = looking.read_recording
+
+    def counted(responses: object, **asked: object) -> object:
+        calls.append(responses)
+        return reader(responses, **asked)
+
+    monkeypatch.setattr(looking, "read_recording", counted)
+    app = given(rng)
+    for number in (2, 3, 4, 5):
+        app = looked(step(app, number))
+    assert not app.exception and len(app.success) == 3  # images, responses, cortex
+    assert len(calls) == 1
