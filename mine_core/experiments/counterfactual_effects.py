@@ -153,7 +153,7 @@ def _effects(trials: Sequence[Tried], direction: int, sure: Bool[np.ndarray, " v
 
 
 def _controls(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, Any]:
-    """Mean shift of each kind of control over the trials that have it, and of all controls; `still` where it is within 0.2 SD of none."""
+    """Mean shift of each kind of control over the trials that have it, and of all; `still` where within 0.2 SD of none."""
     kinds = dict.fromkeys(name for item in trials for name in item.trial.shift.control_names)
     entry = {name: _still([item for item in trials if name in item.trial.shift.control_names], name, rng) for name in kinds}
     for name, direction in (("all of removals", -1), ("all of insertions", 1)):
