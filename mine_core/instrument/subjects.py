@@ -49,7 +49,7 @@ def import_into(store: ArtifactStore, *, cancelled: IsCancelled | None = None, *
     unfinished = store.root / "unfinished"
     unfinished.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="import-", dir=unfinished) as scratch:
-        given = {"check_cortex": checker(store), "scratch": Scratch(Path(scratch)), "cancelled": asked}
+        given: dict[str, Any] = {"check_cortex": checker(store), "scratch": Scratch(Path(scratch)), "cancelled": asked}
         subject = with_drawn_regions(store.root, import_subject(**arguments, **given))
         check_units(subject.provenance["import"]["cortex"]["kind"], len(subject.responses.voxels))
         _stop_if(asked, subject.name)

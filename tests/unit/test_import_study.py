@@ -116,7 +116,7 @@ def test_what_every_import_needs(tmp_path: Path) -> None:
 
 
 def test_every_field_is_an_argument_of_the_import_and_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = set(inspect.signature(import_subject).parameters) - {"check_cortex", "on_progress", "cancelled"}
+    arguments = set(inspect.signature(import_subject).parameters) - {"check_cortex", "scratch", "on_progress", "cancelled"}
     assert set(NAMES) == arguments and len(NAMES) == len(set(NAMES))
     with pytest.raises(SystemExit):
         main(["import", "--help"])
