@@ -53,8 +53,7 @@ OF_RESPONSES: tuple[str, ...] = (
 )
 OF_RESPONSES += ("stimulus_ids", "image_order", "drop_incomplete")
 BESIDE = ("splits", "regions", "region_names", "noise_ceiling", "captions")
-OF_CORTEX = OF_RECORDING
-OF_CORTEX += ("cortex", "pycortex_subject", "pycortex_transform", "mapper")
+OF_CORTEX = (*OF_RECORDING, "cortex", "pycortex_subject", "pycortex_transform", "mapper")
 
 
 class Look(NamedTuple):
