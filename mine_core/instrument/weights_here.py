@@ -44,7 +44,7 @@ def editors_here(room: Room) -> dict[str, str]:
         ready, reason = editor_available(name)
         place = _place(preset, room)
         if not ready:
-            states[name] = f"not here ({place.replace('runs', 'would run')}): {reason}"
+            states[name] = f"not here ({preset.size_mb} MB; {place.replace('runs', 'would run')}): {reason}"
             continue
         folder = EDITOR_WEIGHTS / name if preset.source == "assets" else None
         size = _folder_bytes(folder) if folder else sum(cached.get(repo, (0, None))[0] for repo in (preset.repository, preset.lora))

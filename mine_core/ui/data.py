@@ -80,7 +80,7 @@ def machine() -> None:
     st.markdown(f"Python {found['python']} · {found['system']} · GPU: {found['gpu']} · {found['free_disk_gb']} GB free")
     states = [_state(name) for name in found["backbones"]]
     st.dataframe(pd.DataFrame({"backbone": found["backbones"].keys(), "weights": states}), hide_index=True, key="data_backbones")
-    others = [(name, "editor", state) for name, state in found["editors"].items()]
+    others = [(name, "editor", state.split(": ")[0]) for name, state in found["editors"].items()]
     others += [(name, "captioner", state) for name, state in found["captioners"].items()]
     st.dataframe(pd.DataFrame(others, columns=["model", "what it does", "weights"]), hide_index=True, key="data_models")
     for line in found["missing"]:
