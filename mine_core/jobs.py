@@ -29,7 +29,10 @@ NICENESS = 10  # of a thread that yields: about a tenth of the processor while o
 
 @dataclass
 class Job:
-    """One piece of long work and how far it is; read by pages, written by the worker alone."""
+    """One piece of long work and how far it is; read by pages, written by the worker alone.
+
+    `watched` is what the work shows of itself while it runs, beyond a share and a message, for whoever finds the job.
+    """
 
     key: str
     title: str
@@ -39,6 +42,7 @@ class Job:
     message: str = ""
     outcome: Any = None
     error: BaseException | None = None
+    watched: Any = None
     stop: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
     _first: tuple[float, float] | None = None
@@ -103,13 +107,13 @@ class Worker:
         # A daemon, so that the app ends when it is told to: the store keeps nothing of what was half made.
         threading.Thread(target=self._serve, name="mine-worker", daemon=True).start()
 
-    def submit(self, key: str, title: str, work: Work) -> Job:
-        """Start `work(on_progress, cancelled)`, or return the job of that key that is active or done."""
+    def submit(self, key: str, title: str, work: Work, watched: Any = None) -> Job:
+        """Start `work(on_progress, cancelled)`, or return the job of that key that is active or done, with what that one shows."""
         with self._lock:
             job = self._jobs.get(key)
             if job is not None and (job.active or job.state == "done"):
                 return job
-            job = self._jobs[key] = Job(key, title, clock=self._clock)
+            job = self._jobs[key] = Job(key, title, watched=watched, clock=self._clock)
         self._queue.put((job, work))
         return job
 

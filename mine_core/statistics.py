@@ -1,4 +1,4 @@
-"""Nulls and uncertainties: permutation p-values, false discovery rates, bootstrap intervals, ranks among controls."""
+"""Nulls and uncertainties: permutation p-values, false discovery rates, intervals, ranks among controls."""
 
 from typing import Literal, get_args
 
@@ -99,6 +99,26 @@ def bootstrap_mean_interval(
     means = np.array([exact[rng.integers(0, len(exact), len(exact))].mean() for _ in range(n)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def t_interval(values: Float[np.ndarray, " sample"], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of a mean: mean -+ t(1/2 + level/2, n - 1) sd / sqrt(n), sd with n - 1 (Student 1908, 10.2307/2331554).
+
+    For a handful of independent and roughly normal values, too few to be drawn from again: a bootstrap of three is far too narrow.
+
+    Raises
+    ------
+    MineError
+        If there are fewer than two values, one that is not finite, or a level not between 0 and 1.
+    """
+    exact = np.asarray(values, np.float64)
+    if len(exact) < 2 or not np.isfinite(exact).all() or not 0 < level < 1:
+        raise MineError(
+            f"{len(exact)} values ({int((~np.isfinite(exact)).sum())} not finite) and level {level} were given; "
+            "at least 2 finite values and a level between 0 and 1 are needed."
+        )
+    half = float(stats.t.ppf(0.5 + level / 2, len(exact) - 1)) * float(exact.std(ddof=1)) / np.sqrt(len(exact))
+    return float(exact.mean() - half), float(exact.mean() + half)
 
 
 def resample_counts(n_samples: int, n_resamples: int, rng: np.random.Generator) -> Float[np.ndarray, "resample sample"]:

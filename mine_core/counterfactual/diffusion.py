@@ -220,7 +220,8 @@ class _Painting:
             self.steps_taken = step + 1
             if self.told is not None:
                 picture = self._preview(expected[0] if expected else None)
-                self.told(step + 1, max(step + 1, int(preset.steps * preset.strength)), picture)
+                with torch.inference_mode(False):  # whoever is told may run models of its own
+                    self.told(step + 1, max(step + 1, int(preset.steps * preset.strength)), picture)
             return {}
 
         asked_for = self._arguments() | {"generator": generator, "callback_on_step_end": after_step, "output_type": "np"}

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from mine_core.attribution.traced import coarse_values
 from mine_core.counterfactual.controls import ControlEdit, make_controls
 from mine_core.counterfactual.editor_presets import editor_available
-from mine_core.counterfactual.editors import Editor, create_editor
+from mine_core.counterfactual.editors import Editor, OnStep, create_editor
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask, least_attributed_place
 from mine_core.counterfactual.instant import masked_patch_estimate
 from mine_core.counterfactual.removal import DRIVING_SHARE, TRACED_SHARE, InpaintRemover, driving_mask
@@ -120,10 +120,11 @@ def run_trial(
     second: SecondEncoder | None = None,
     cancelled: IsCancelled | None = None,
     on_stage: OnStage = _unheard,
+    on_step: OnStep | None = None,
 ) -> Trial:
     """Make the edit and its controls, embed all of them, and predict the shift of every voxel; a second encoder checks it.
 
-    `on_stage` is told when each of STAGES begins.
+    `on_stage` is told when each of STAGES begins; `on_step` what a generative editor expects after each of its steps.
 
     Raises
     ------
@@ -136,7 +137,7 @@ def run_trial(
     on_stage("mask")
     heat = heat_of(instrument, request.voxel, request.stimulus)
     image = np.asarray(instrument.subject.stimuli.images[request.stimulus])
-    editor, edit, pool = _edited(instrument, request, heat, image, cancelled, on_stage)
+    editor, edit, pool = _edited(instrument, request, heat, image, cancelled, on_stage, on_step)
     on_stage("controls")
     direction = -1 if request.kind == "remove" else 1
     controls = make_controls(
@@ -190,6 +191,7 @@ def _edited(
     image: UInt8[np.ndarray, "height width 3"],
     cancelled: IsCancelled | None,
     on_stage: OnStage,
+    on_step: OnStep | None,
 ) -> tuple[Editor, ImageEdit, tuple[Exemplar, ...]]:
     """Make the edit; returns what made it, the edit, and other words' exemplars to compare an insertion with."""
     region = _drawn(request, image)
@@ -198,23 +200,42 @@ def _edited(
     if request.kind == "remove":
         remover = painter or InpaintRemover()
         what = f"the {request.word}" if request.word else "what drives the voxel"
-        mask = _region_to_remove(instrument, request) if region is None else region
+        mask = planned_region(instrument, request)
         on_stage("generate")
-        return remover, remover.edit(image, mask, f"remove {what}", seed=request.seed, cancelled=cancelled), ()
+        return remover, remover.edit(image, mask, f"remove {what}", seed=request.seed, on_step=on_step, cancelled=cancelled), ()
     thing = _thing_of(instrument, request)
-    others = tuple(item for word in other_words(instrument, thing) for item in exemplars_of(instrument, word)[:2])
     if painter is not None:
-        mask = _region_to_paint(request, heat, image) if region is None else region
+        mask = planned_region(instrument, request)
         on_stage("generate")
-        edit = painter.edit(image, mask, f"insert {request.word}", seed=request.seed, cancelled=cancelled)
-        return painter, _with_place(replace(edit, provenance={**edit.provenance, "word": thing}), request), others
+        edit = painter.edit(image, mask, f"insert {request.word}", seed=request.seed, on_step=on_step, cancelled=cancelled)
+        edit = _with_place(replace(edit, provenance={**edit.provenance, "word": thing}), request)
+        return painter, edit, _of_others(instrument, thing)
     inserter, mask = _inserter(request, exemplars_of(instrument, request.word), heat, image, region)
     on_stage("generate")
     edit = inserter.edit(image, mask, f"insert {request.word}", seed=request.seed, cancelled=cancelled)
-    return inserter, _with_place(edit, request), others
+    return inserter, _with_place(edit, request), _of_others(instrument, thing)
 
 
-def _region_to_remove(instrument: Instrument, request: EditRequest) -> Bool[np.ndarray, "height width"]:
+def _of_others(instrument: Instrument, thing: str) -> tuple[Exemplar, ...]:
+    return tuple(item for word in other_words(instrument, thing) for item in exemplars_of(instrument, word)[:2])
+
+
+def planned_region(instrument: Instrument, request: EditRequest) -> Bool[np.ndarray, "height width"]:
+    """Pixels (True) that a removal or a painted insertion may change, known before it is made.
+
+    Raises
+    ------
+    EditError : if the word, the place or the region makes no sense, or a removal finds nothing to remove.
+    """
+    if request.word:
+        require_word(instrument, _thing_of(instrument, request))
+    image = np.asarray(instrument.subject.stimuli.images[request.stimulus])
+    _check_place(request, image)
+    drawn = _drawn(request, image)
+    if drawn is not None:
+        return drawn
+    if request.kind == "insert":
+        return _region_to_paint(request, heat_of(instrument, request.voxel, request.stimulus), image)
     if request.word:
         return word_region(instrument, request.stimulus, request.word)
     return driving_region(instrument, request.voxel, request.stimulus)

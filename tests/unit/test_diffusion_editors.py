@@ -168,6 +168,7 @@ def test_steps_are_told_and_can_be_cancelled(editors, picture) -> None:
     def told(step, n_steps, shown):
         seen.append((step, n_steps))
         assert np.array_equal(shown[~mask], image[~mask])
+        assert not torch.is_inference_mode_enabled(), "a model that is loaded here could never be trained or traced again"
 
     edit = editor.edit(image, mask, "insert a dog", seed=0, on_step=told)
     assert seen == [(1, 3), (2, 3), (3, 3)]

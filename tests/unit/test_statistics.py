@@ -14,6 +14,7 @@ from mine_core.statistics import (
     rank_p,
     resample_counts,
     standardise_columns,
+    t_interval,
 )
 
 
@@ -142,10 +143,22 @@ def test_the_bootstrap_is_drawn_by_its_generator():
     assert one == same != bootstrap_mean_interval(values, np.random.default_rng(4))
 
 
+def test_students_interval_equals_scipys_and_covers_what_it_promises(rng):
+    for n in (2, 3, 5, 40):
+        values = rng.normal(3, 2, n)
+        for level in (0.5, 0.95):
+            known = stats.ttest_1samp(values, 0).confidence_interval(level)
+            np.testing.assert_allclose(t_interval(values, level), (known.low, known.high))
+    covered = [low <= 2 <= high for low, high in (t_interval(rng.normal(2, 1, 3)) for _ in range(2000))]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02), "three values are enough"
+
+
 @pytest.mark.parametrize("values", [np.array([1.0]), np.array([1.0, np.nan])])
 def test_values_without_an_interval_are_refused(values, rng):
     with pytest.raises(MineError, match="at least 2 values"):
         bootstrap_mean_interval(values, rng)
+    with pytest.raises(MineError, match="at least 2 finite values"):
+        t_interval(values)
 
 
 def test_correlations_equal_scipy_columnwise(rng):
