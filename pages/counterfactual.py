@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import counterfactual, exporting, pins
+from mine_core.ui import counterfactual, exporting, live, pins
 from mine_core.ui.frame import require_instrument
 from mine_core.ui.related import this_or_its_kind
 from mine_core.ui.second import prepared, second_opinion
@@ -19,7 +19,7 @@ with left:
     request = pins.pinned_edit(view, instrument) if view.pin >= 0 else counterfactual.ask(view, instrument)
 with right:
     second = prepared(instrument)
-    trial = counterfactual.run(instrument, request, second)
+    request, trial = live.made(view, instrument, request, second)
     if request is not None and trial is not None:
         counterfactual.before_and_after(trial)
         counterfactual.verdict(view, instrument, trial)

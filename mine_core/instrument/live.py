@@ -222,7 +222,7 @@ class _Watch:
         # an editor that ran out of memory begins again
         self.steps = (*(each for each in self.steps if each.step < step), told)
         self.show(SeedRun(self.request.seed, self.steps))
-        self.at.tell(step, n_steps + len(AFTERWARDS), f"step {step} of {n_steps}, predicted shift so far {shift:+.2f} SD")
+        self.at.tell(step, n_steps + len(AFTERWARDS), DOING["generate"])
 
     def _shift(self, picture: UInt8[np.ndarray, "height width 3"]) -> float:
         """The same shift as a finished edit's, of this picture."""

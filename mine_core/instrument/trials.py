@@ -137,8 +137,9 @@ def run_trial(
     on_stage("mask")
     heat = heat_of(instrument, request.voxel, request.stimulus)
     image = np.asarray(instrument.subject.stimuli.images[request.stimulus])
-    editor, edit, pool = _edited(instrument, request, heat, image, cancelled, on_stage, on_step)
+    editor, edit, thing = _edited(instrument, request, heat, image, cancelled, on_stage, on_step)
     on_stage("controls")
+    pool = tuple(item for word in other_words(instrument, thing) for item in exemplars_of(instrument, word)[:2]) if thing else ()
     direction = -1 if request.kind == "remove" else 1
     controls = make_controls(
         edit,
@@ -192,8 +193,8 @@ def _edited(
     cancelled: IsCancelled | None,
     on_stage: OnStage,
     on_step: OnStep | None,
-) -> tuple[Editor, ImageEdit, tuple[Exemplar, ...]]:
-    """Make the edit; returns what made it, the edit, and other words' exemplars to compare an insertion with."""
+) -> tuple[Editor, ImageEdit, str]:
+    """Make the edit; returns what made it, the edit, and the word of what was inserted."""
     region = _drawn(request, image)
     _check_place(request, image)
     painter = create_editor("diffusion", preset=request.editor) if request.editor else None
@@ -202,22 +203,18 @@ def _edited(
         what = f"the {request.word}" if request.word else "what drives the voxel"
         mask = planned_region(instrument, request)
         on_stage("generate")
-        return remover, remover.edit(image, mask, f"remove {what}", seed=request.seed, on_step=on_step, cancelled=cancelled), ()
+        return remover, remover.edit(image, mask, f"remove {what}", seed=request.seed, on_step=on_step, cancelled=cancelled), ""
     thing = _thing_of(instrument, request)
     if painter is not None:
         mask = planned_region(instrument, request)
         on_stage("generate")
         edit = painter.edit(image, mask, f"insert {request.word}", seed=request.seed, on_step=on_step, cancelled=cancelled)
         edit = _with_place(replace(edit, provenance={**edit.provenance, "word": thing}), request)
-        return painter, edit, _of_others(instrument, thing)
+        return painter, edit, thing
     inserter, mask = _inserter(request, exemplars_of(instrument, request.word), heat, image, region)
     on_stage("generate")
     edit = inserter.edit(image, mask, f"insert {request.word}", seed=request.seed, cancelled=cancelled)
-    return inserter, _with_place(edit, request), _of_others(instrument, thing)
-
-
-def _of_others(instrument: Instrument, thing: str) -> tuple[Exemplar, ...]:
-    return tuple(item for word in other_words(instrument, thing) for item in exemplars_of(instrument, word)[:2])
+    return inserter, _with_place(edit, request), thing
 
 
 def planned_region(instrument: Instrument, request: EditRequest) -> Bool[np.ndarray, "height width"]:

@@ -20,7 +20,7 @@ from mine_core.ui.state import View, set_view
 
 WORDS_TRIED = 12
 DRIVER = "what drives the voxel"
-HOW = {True: "Paint it by words", False: "Cut it out of another image"}
+HOW = {True: "Paint it by words", False: "Use a cut-out"}
 KINDS: dict[Kind, str] = {"remove": "Remove", "insert": "Insert"}
 
 
@@ -191,6 +191,7 @@ def history(view: View, trial: Trial) -> None:
         "voxel": voxel,
         "image": view.image,
         "edit": _in_short(trial.edit),
+        "seed": str(trial.edit.seed) if "pipeline" in trial.edit.provenance else "",
         "shift (SD)": f"{shift.shift[voxel]:+.2f}",
         "rank": f"{int(shift.rank[voxel])} of {1 + len(shift.control_names)}",
         "second (SD)": "" if trial.check is None else f"{trial.check.shift[voxel]:+.2f}",

@@ -21,11 +21,12 @@ def wait_for(job: Job) -> None:
 def _watch(job: Job) -> None:
     if not job.active:
         st.rerun(scope="app")
-    st.progress(job.share, " · ".join(part for part in (_doing(job), _left(job.seconds_left)) if part))
+    st.progress(job.share, " · ".join(part for part in (doing(job), _left(job.seconds_left)) if part))
     st.button("Stop", key=f"stop_{job.key}", on_click=job.cancel, disabled=job.stop.is_set())
 
 
-def _doing(job: Job) -> str:
+def doing(job: Job) -> str:
+    """Say what a job is at."""
     if job.stopping:
         return "Stopping at the next step"
     if job.state == "waiting":

@@ -128,12 +128,21 @@ def placed(page: Page) -> tuple[int, int]:
     return int(row), int(col)
 
 
+def take_a_cut_out(page: Page) -> None:
+    """Insert by a cut-out, where painting is offered first."""
+    settle(page)
+    other_way = page.get_by_text("Use a cut-out", exact=True)
+    if other_way.count():
+        other_way.click()
+
+
 def test_a_click_and_the_keyboard_choose_where_to_insert(address, window, instrument, screenshots):
     voxel = face_voxel(instrument)
     image = int(np.argmax(instrument.predicted(voxel)))
     side = instrument.subject.stimuli.images.shape[1]
     page = window.new_page(viewport={"width": 1440, "height": 900})
     visit(page, f"{address}/counterfactual?voxel={voxel}&image={image}&edit=insert")
+    take_a_cut_out(page)
     shift_shown(page)
     settle(page)
     board = page.locator(".placer .board")

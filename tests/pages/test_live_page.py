@@ -1,0 +1,217 @@
+"""The Counterfactual page while something is painted: foreseen, watched, stopped, finished, several seeds, pinned."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mine_core.artifacts import ArtifactStore
+from mine_core.config import PROJECT, InstrumentConfig, cache_directory
+from mine_core.counterfactual.editors import finish_edit, stop_if
+from mine_core.errors import EditError
+from mine_core.instrument import Instrument, build_instrument, trials
+from mine_core.instrument.live import foresee
+from mine_core.instrument.trials import EditRequest, run_trial
+from mine_core.jobs import Job, Worker
+from mine_core.ui import counterfactual, resources
+
+IMAGE, STEPS = 7, 3
+
+
+@dataclass
+class Gated:
+    """Paints a colour, one step whenever it is let; remembers its seeds."""
+
+    name: str = "gated"
+    gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    told: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    seeds: list[int] = field(default_factory=list)
+    refuse: bool = False
+
+    def edit(self, image, edit_mask, instruction, *, seed, on_step=None, cancelled=None):
+        self.seeds.append(seed)
+        if self.refuse:
+            raise EditError("The editor has no colours left; give it some.")
+        for step in range(1, STEPS + 1):
+            assert self.gate.acquire(timeout=120)
+            stop_if(cancelled)
+            edited = np.where(edit_mask[..., None], np.array([60 * step, 30 + 9 * seed, 40], np.uint8), image)
+            if on_step is not None:
+                on_step(step, STEPS, edited)
+            self.told.release()
+        record = {"word": instruction.partition(" ")[2], "pipeline": "gated"}
+        return finish_edit(image, edited, edit_mask, instruction, editor=self.name, seed=seed, provenance=record)
+
+    def let(self, n: int) -> None:
+        """Let it take so many steps, and wait until it has."""
+        for _ in range(n):
+            self.gate.release()
+        for _ in range(n):
+            assert self.told.acquire(timeout=120)
+
+
+@pytest.fixture(scope="module")
+def instrument() -> Instrument:
+    return build_instrument(InstrumentConfig(), ArtifactStore(cache_directory()))
+
+
+@pytest.fixture
+def editor(monkeypatch) -> Iterator[Gated]:
+    made, worker = Gated(), Worker()
+    monkeypatch.setattr(counterfactual, "painting_editor", lambda instrument: "phantom")
+    monkeypatch.setattr(counterfactual, "placer", lambda *_, **__: (48, 48))
+    monkeypatch.setattr(trials, "create_editor", lambda name, **settings: made)
+    monkeypatch.setattr(trials, "N_ELSEWHERE", 2)
+    monkeypatch.setattr(trials, "N_CONTENT", 2)
+    monkeypatch.setattr(resources, "worker", lambda: worker)
+    yield made
+    for job in worker.jobs():
+        job.cancel()
+    for _ in range(50):
+        made.gate.release()
+    for job in worker.jobs():
+        ended(job)
+
+
+def ended(job: Job) -> Job:
+    for _ in range(1200):
+        if not job.active:
+            return job
+        threading.Event().wait(0.1)
+    pytest.fail(f"job still {job.state} after two minutes")
+
+
+def opened(voxel: int | str, **more: str) -> AppTest:
+    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=120)
+    app.query_params.update({"voxel": str(voxel), "image": str(IMAGE), "edit": "insert"} | more)
+    app.run()
+    app.switch_page("pages/counterfactual.py").run()
+    assert not app.exception
+    return app
+
+
+def texts(app: AppTest) -> str:
+    shown = [*app.markdown, *app.caption, *app.info, *app.warning, *app.error]
+    return "\n".join(element.value for element in shown)
+
+
+def painting(app: AppTest) -> Job:
+    """Press the button, and return the job that it began."""
+    app.button("cf_paint").click().run()
+    assert not app.exception
+    return resources.worker().jobs()[-1]
+
+
+def test_foreseen_watched_and_finished(instrument, editor):
+    voxel = int(instrument.score.r.argmax())
+    app = opened(voxel)
+    request = EditRequest("insert", voxel, IMAGE, word=app.selectbox("cf_phrase").value, place=(48, 48), editor="phantom")
+    instant = foresee(instrument, request).instant
+    assert f"#### Instant estimate {instant:+.2f} SD" in texts(app)
+    assert editor.seeds == [] and app.button("cf_paint").label == "Paint it"
+    job = painting(app)
+    editor.let(2)
+    app.run()
+    step = job.watched.runs[-1].steps[-1]
+    assert [bar.text for bar in app.get("progress")] == ["Painting"]
+    assert f"Step 2 of {STEPS}: predicted shift so far {step.shift:+.2f} SD" in texts(
+        app
+    ) and f"masked patches: {instant:+.2f} SD" in texts(app)
+    assert "cf_paint" not in [button.key for button in app.button], "it is not begun twice"
+    editor.let(1)
+    ended(job)
+    app.run()
+    trial = run_trial_again(instrument, request, editor)
+    assert f"### Predicted shift {trial.shift.shift[voxel]:+.2f} SD" in texts(app)
+    assert editor.seeds == [0, 0], "once for the page, once for this test"
+    [table] = app.table
+    assert table.value["seed"].tolist() == ["0"]
+
+
+def run_trial_again(instrument: Instrument, request: EditRequest, editor: Gated) -> trials.Trial:
+    for _ in range(STEPS):
+        editor.gate.release()
+    return run_trial(instrument, request)
+
+
+def test_a_painting_that_was_stopped_leaves_a_sentence_and_a_way_to_begin_again(instrument, editor):
+    app = opened(int(instrument.score.r.argmax()))
+    job = painting(app)
+    editor.let(1)
+    app.run()
+    next(button for button in app.button if button.label == "Stop").click().run()
+    editor.gate.release()
+    assert ended(job).state == "cancelled" and job.outcome is None and job.watched.runs == ()
+    for _ in range(2):
+        app.run()
+        assert [note.value for note in app.info] == ["Stopped. The image is as it was, and nothing of what was being painted is kept."]
+        assert "Predicted shift" not in texts(app).replace("predicted shift of the painted", "")
+    again = painting(app)
+    assert again is not job
+    editor.let(STEPS)
+    assert ended(again).state == "done"
+    app.run()
+    assert "### Predicted shift" in texts(app) and not app.info
+
+
+def test_seeds_beside_each_other_paint_only_what_is_new_and_the_one_shown_is_pinned(instrument, editor, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINE_NOTEBOOK", str(tmp_path))
+    voxel = int(instrument.score.r.argmax())
+    app = opened(voxel)
+    job = painting(app)
+    editor.let(STEPS)
+    ended(job)
+    app.run()
+    app.button_group("cf_seeds").set_value(3).run()
+    assert app.button("cf_paint").label == "Paint 2 more seeds"
+    job = painting(app)
+    editor.let(2 * STEPS)
+    runs = ended(job).outcome
+    app.run()
+    assert editor.seeds == [0, 1, 2] and len(runs) == 3
+    shifts = [float(run.trial.shift.shift[voxel]) for run in runs]
+    for run, shift in zip(runs, shifts, strict=True):
+        assert any(f"**{shift:+.2f} SD**  \nSeed {run.seed} · rank" in caption.value for caption in app.caption)
+    verified = [shift for run, shift in zip(runs, shifts, strict=True) if run.trial.edit.verified]
+    said = texts(app)
+    assert (f"Mean of seeds {np.mean(verified):+.2f} SD" in said) if verified else (f"All {len(runs)} seeds failed" in said)
+    app.button_group("cf_seed_3").set_value(2).run()
+    assert f"### Predicted shift {shifts[2]:+.2f} SD" in texts(app)
+    assert app.table[0].value["seed"].tolist()[0] == "2"
+    next(button for button in app.button if button.label == "Pin").click().run()
+    assert not app.exception
+    [pin] = resources.notebook().pins()
+    assert pin.settings["request"]["seed"] == 2 and pin.settings["request"]["editor"] == "phantom"
+    app = opened(**(pin.view | {"pin": str(pin.id)}))
+    job = resources.worker().jobs()[-1]
+    assert job.active, "a pinned painting is made again unasked"
+    editor.let(STEPS)
+    ended(job)
+    app.run()
+    assert editor.seeds == [0, 1, 2, 2] and f"### Predicted shift {shifts[2]:+.2f} SD" in texts(app)
+
+
+def test_what_the_editor_refuses_is_said_in_one_line(instrument, editor):
+    editor.refuse = True
+    app = opened(int(instrument.score.r.argmax()))
+    ended(painting(app))
+    app.run()
+    assert [error.value for error in app.error] == ["The editor has no colours left; give it some."]
+    assert app.button("cf_paint").label == "Paint it"
+
+
+def test_another_painting_takes_the_place_of_one_that_nobody_looks_at(instrument, editor):
+    app = opened(int(instrument.score.r.argmax()))
+    first = painting(app)
+    editor.let(1)
+    words = app.selectbox("cf_phrase")
+    words.set_value(words.options[1]).run()
+    assert first.active, "a choice alone stops nothing"
+    second = painting(app)
+    editor.gate.release()
+    assert ended(first).state == "cancelled"
+    editor.let(STEPS)
+    assert ended(second).state == "done"
