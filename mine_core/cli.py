@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         "removals, insertions and every control against the planted brain; drivers told from their company",
         run_evaluation("counterfactual"),
     )
+    add(evaluate, "concept", "activation, negatives, edits and verdicts against the planted driver", run_evaluation("concept"))
     benchmark = add_group(commands, "benchmark", "measure how fast a part of the instrument is")
     explain = add(benchmark, "explain", "one voxel's images, heatmaps and words, beside integrated gradients", run_explain_speed)
     explain.add_argument("--synthetic", action="store_true", help="a made-up subject of 20,000 voxels and 10,000 images instead")

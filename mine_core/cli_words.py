@@ -12,7 +12,7 @@ from mine_core.errors import ConfigError
 
 
 def add_words_commands(commands: Any) -> None:
-    """Add `profile`, `regions` and `caption`."""
+    """Add `profile`, `regions`, `concept` and `caption`."""
     profile = add(
         commands, "profile", "describe every voxel: words, attributes, images, caveats; goes on where it was stopped", run_profile
     )
@@ -29,6 +29,14 @@ def add_words_commands(commands: Any) -> None:
     )
     regions.add_argument("--out", type=Path, metavar="PATH", help="write regions and parts there, as .parquet or .csv")
     regions.add_argument("--voxels", type=Path, metavar="PATH", help="write the voxels there, as .parquet or .csv")
+    concept = add(
+        commands,
+        "concept",
+        "of which voxels a concept is the cause, and which only answer what comes with it; goes on where it was stopped",
+        run_concept_test,
+    )
+    concept.add_argument("concept", metavar="CONCEPT", help="a thing of the vocabulary, or a phrase that names one: 'a red ball'")
+    concept.add_argument("--out", type=Path, metavar="PATH", help="write every voxel's scores there, as .parquet or .csv")
     caption = add(commands, "caption", "caption every image, as CSV that `import --captions` reads", run_caption)
     caption.add_argument(
         "--by", default="beam", metavar="WHAT", help="greedy or beam (the backbone), florence2, qwen-vl (default: beam)"
@@ -134,6 +142,23 @@ def run_regions(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
         for row in tables[0].itertuples()
     }
     return {"n_regions": int((tables[0]["part"] == 0).sum()) if len(tables[0]) else 0, "n_voxels": len(tables[1]), "regions": told}
+
+
+def run_concept_test(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    """Test a concept on every voxel, and write the scores where they were asked for."""
+    from mine_core.instrument.build import build_instrument
+    from mine_core.instrument.concept_tables import summary_of, voxel_table
+    from mine_core.instrument.concepts import run_concept
+    from mine_core.instrument.tables import check_target, write_table
+
+    if options.out:
+        check_target(options.out)
+    store = ArtifactStore(cache_directory())
+    instrument = build_instrument(settings(options), store, on_progress=bar)
+    test = run_concept(instrument, store, options.concept, on_progress=bar)
+    if options.out:
+        write_table(voxel_table(instrument, test), options.out)
+    return summary_of(instrument, test)
 
 
 def run_caption(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:

@@ -17,6 +17,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "attribution": "attribution_accuracy",
     "removal": "removal_effect",
     "counterfactual": "counterfactual_effects",
+    "concept": "concept_accuracy",
     "explain": "explain_speed",
     "start": "start_speed",
     "encoding-speed": "encoding_speed",

@@ -16,12 +16,14 @@ MAPS = {
     "image": "Response to the selected image",
 }
 EDITS = ("", "remove", "insert")
+ASKED = ("", "test")
 
 
 @dataclass(frozen=True)
 class View:
     """Subject, phantom seed, backbone, map, voxel, image, kind of edit, texts looked for and not, region, unit and pin in view.
 
+    `ask` says what is asked of the text on the Search page: which voxels go with it, or ("test") of which it is the cause.
     -1 or empty where none is chosen. A pin stands for the edit that it holds, until anything else in the view changes.
     """
 
@@ -34,6 +36,7 @@ class View:
     edit: str = ""
     find: str = ""
     minus: str = ""
+    ask: str = ""
     region: str = ""
     unit: str = ""
     pin: int = -1
@@ -61,6 +64,9 @@ def current_view() -> View:
     edit = values.get("edit", default.edit)
     if edit not in EDITS:
         raise ConfigError(f"The link asks for edit '{edit}'; there are remove and insert.")
+    ask = values.get("ask", default.ask)
+    if ask not in ASKED:
+        raise ConfigError(f"The link asks for '{ask}' of a text; there is test, or nothing.")
     return View(
         subject=values.get("subject", default.subject),
         seed=_whole(values, "seed", default.seed),
@@ -71,6 +77,7 @@ def current_view() -> View:
         edit=edit,
         find=values.get("find", default.find),
         minus=values.get("minus", default.minus),
+        ask=ask,
         region=values.get("region", default.region),
         unit=values.get("unit", default.unit),
         pin=_whole(values, "pin", default.pin),
