@@ -41,10 +41,10 @@ class ConceptEvidence:
     """
 
     measured: Float[np.ndarray, "image voxel"]
-    predicted: Float[np.ndarray, "image voxel"]
+    predicted: Float[np.ndarray, "predicted_image voxel"]
     positives: Int[np.ndarray, " positive"]
     apart: Int[np.ndarray, " apart"]
-    negatives: Int[np.ndarray, "apart word"]
+    negatives: Int[np.ndarray, "row word"]
     removed: tuple[EditedImage, ...]
     inserted: tuple[EditedImage, ...]
 
@@ -97,7 +97,7 @@ class ConceptScores:
 
 
 def contrast_p(
-    weights: Float[np.ndarray, " image"], responses: Float[np.ndarray, "image voxel"]
+    weights: Float[np.ndarray, " weight"], responses: Float[np.ndarray, "image voxel"]
 ) -> tuple[Float[np.ndarray, " voxel"], Float[np.ndarray, " voxel"]]:
     """Contrast of responses, and its one-sided p when the responses are shuffled over the images.
 

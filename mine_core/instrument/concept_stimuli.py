@@ -24,9 +24,9 @@ class ConceptStimuli:
     """The images that test a concept. All are held out: the encoding model was not fit on them, nor were they seen by a choice.
 
     `thing` is the word of the vocabulary that the concept speaks of, `text` its direction. `positives` show the concept best;
-    `apart` show it without its nearest company: none of the first three of the related `words`, or as little of them as can be had. Rows of `negatives`
-    are those apart, columns the words: the image that shows the word and not the concept, nearest in context. `neutral` show
-    neither the concept nor any of the words. All numbers are stimuli of the subject, counted from 0.
+    `apart` show it without its nearest company: none of the first three of the related `words`, or as little of them as can be
+    had. Rows of `negatives` are those apart, columns the words: the image that shows the word and not the concept, nearest in
+    context. `neutral` show neither the concept nor any of the words. All numbers are stimuli of the subject, counted from 0.
     """
 
     concept: str

@@ -1,6 +1,6 @@
 """A concept tested on a whole cortex: its images, its edits, and every voxel's scores and verdict."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -100,7 +100,6 @@ def _predicted(instrument: Instrument, pooled: Float[np.ndarray, "image feature"
 
 def _as_predicted(instrument: Instrument, edits: ImageEdits) -> EditedImage:
     """An image's verified edits and what they are compared with, as predictions of every voxel."""
-    kept = replace(edits, edited=edits.edited[edits.verified], compared=edits.compared[edits.compared_verified])
-    values = _predicted(instrument, np.concatenate([kept.before[None], kept.edited, kept.compared]))
-    n_edits = len(kept.edited)
-    return EditedImage(values[0], values[1 : 1 + n_edits], values[1 + n_edits :])
+    edited, compared = edits.edited[edits.verified], edits.compared[edits.compared_verified]
+    values = _predicted(instrument, np.concatenate([edits.before[None], edited, compared]))
+    return EditedImage(values[0], values[1 : 1 + len(edited)], values[1 + len(edited) :])
