@@ -29,15 +29,15 @@ def voxel_table(instrument: Instrument, test: ConceptTest) -> pd.DataFrame:
 
 def why_refused(test: ConceptTest, voxel: int) -> str:
     """Which test an active voxel failed, and which other thing drives it; empty where it was not refused."""
-    scores, concept = test.scores, test.chosen.concept
+    scores = test.scores
     if VERDICTS[scores.verdict[voxel]] != "activation only":
         return ""
     word, gap = test.chosen.words[scores.hardest[voxel]], scores.hardest_gap[voxel]
     told = []
     if not scores.q_neg[voxel] <= LEVEL:
-        told.append(f"'{word}' without '{concept}' drives it {'more' if gap < 0 else 'nearly as much'}")
+        told.append(f"{word} drives it {'more' if gap < 0 else 'nearly as much'}")
     if not scores.q_edit[voxel] <= LEVEL:
-        told.append(f"taking '{concept}' out does no more than taking out as much elsewhere")
+        told.append("removal loses no more than elsewhere")
     return "; ".join(told) or TOGETHER
 
 
@@ -73,8 +73,8 @@ def verdict_sentence(instrument: Instrument, test: ConceptTest) -> str:
             f"{scores.n_removed} images have a verified removal, and {LEAST_EDITED} are needed."
         )
     return (
-        f"{active:,} of {reliable:,} reliable voxels answer images of '{concept}'. In {causal:,} of them it is the cause as far as "
-        f"was tested; in {refused:,} the test refuses what activation alone would have called."
+        f"{active:,} of {reliable:,} reliable voxels answer images of '{concept}'. In {f'{causal:,}' if causal else 'none'} of them it "
+        f"is the cause as far as was tested; in {refused:,} the test refuses what activation alone would have called."
     )
 
 

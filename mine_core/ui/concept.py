@@ -78,12 +78,13 @@ def verdict(instrument: Instrument, test: ConceptTest) -> None:
     drivers = drivers_of_refused(test)
     if drivers:
         told = ", ".join(f"{word} ({count:,})" for word, count in list(drivers.items())[:5])
-        st.markdown(f"Of the refused voxels, other things drive as many at least as much, as measured: {told}.")
+        st.markdown(f"What drives refused voxels at least as much, as measured, and how many of them: {told}.")
     st.caption(
         f"Measured: recorded responses to {scores.n_positive} held-out images that show '{concept}', {scores.n_apart} that show it "
         f"without related things, and {scores.n_negative} that show these without it. Predicted, not measured: {test.n_verified} of "
         f"{test.n_asked} edits that the backbone recognises as done (removals in {scores.n_removed} images, insertions in "
-        f"{scores.n_inserted}). q ≤ 0.05 over {int(instrument.reliable.sum()):,} reliable voxels."
+        f"{scores.n_inserted}). q ≤ 0.05 over {int(instrument.reliable.sum()):,} reliable voxels. A refusal says that the evidence "
+        "does not reach, not that the concept plays no part: a voxel that answers a whole group of things is refused for each of them."
     )
     if test.failures:
         with st.expander(f"Edits left out ({len(test.failures)})"):
@@ -130,9 +131,12 @@ def tables(instrument: Instrument, test: ConceptTest) -> None:
         ends = regions.pop(f"{column}_interval")
         regions[column] = [f"{share:.2f} ({low:.2f}–{high:.2f})" for share, (low, high) in zip(regions[column], ends, strict=True)]
     st.markdown("**Regions**")
-    names = {"causal": "share causal", "refused": "activation only", "s_causal": "mean score"}
-    st.dataframe(regions.round(2).rename(columns=names), hide_index=True, height=240, key="concept_regions")
-    st.caption("Shares of reliable voxels, 95 % intervals over these voxels; neighbours are not independent.")
+    regions = regions[["region", "voxels", "causal", "refused"]]
+    st.dataframe(regions, hide_index=True, height=240, key="concept_regions")
+    st.caption(
+        "Shares of reliable voxels that are causal, and that activation alone would have called; 95 % intervals over these voxels, "
+        "whose neighbours are not independent."
+    )
     table = voxel_table(instrument, test)
     table["region"] = [maps.region_text(instrument)[voxel] for voxel in table["voxel"]]
     table = table[table["verdict"] == "activation only"].nlargest(N_ROWS, "s_pos")
