@@ -211,9 +211,8 @@ def _checks(
 def _opened(made: Artifact, kind: EditKind, stimulus: int) -> ImageEdits:
     record = made.json("record")
     if record["refused"]:
-        none, flags = np.zeros((0, 0), np.float32), np.zeros(0, bool)
-        blank = np.zeros((0, 0, 3), np.uint8)
-        return ImageEdits(stimulus, kind, none[:, 0], none, none, flags, flags, (), (), blank, blank[..., 0] > 0, record["refused"])
+        none, flags, blank = np.zeros((0, 0), np.float32), np.zeros(0, bool), np.zeros((0, 0, 3), np.uint8)
+        return ImageEdits(stimulus, kind, none.ravel(), none, none, flags, flags, (), (), blank, blank[..., 0] > 0, record["refused"])
     pooled, n_edits = made.array("pooled"), record["n_edits"]
     return ImageEdits(
         stimulus,
