@@ -11,7 +11,7 @@ import numpy as np
 
 from mine_core.artifacts import ArtifactStore, write_text
 from mine_core.cli_batch import add_batch_command
-from mine_core.cli_common import Bar, add, add_group, settings
+from mine_core.cli_common import Bar, add, add_group, add_where, settings, where_of
 from mine_core.cli_export import add_export_command
 from mine_core.cli_import import add_import
 from mine_core.cli_notebook import add_notebook_commands
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         run_evaluation("counterfactual"),
     )
     add(evaluate, "concept", "activation, negatives, edits and verdicts against the planted driver", run_evaluation("concept"))
+    add_claims(evaluate)
     benchmark = add_group(commands, "benchmark", "measure how fast a part of the instrument is")
     explain = add(benchmark, "explain", "one voxel's images, heatmaps and words, beside integrated gradients", run_explain_speed)
     explain.add_argument("--synthetic", action="store_true", help="a made-up subject of 20,000 voxels and 10,000 images instead")
@@ -106,6 +107,16 @@ def parser() -> argparse.ArgumentParser:
     add(benchmark, "edit", "seconds an edit takes by stage, controls and all", run_evaluation("edit"))
     add_encoding_speed(benchmark)
     return top
+
+
+def add_claims(commands: Any) -> None:
+    """Add the command that tests the paper's claims."""
+    purpose = "the paper's claims with mixed models: reconstruction, discriminability, edits, faithfulness, guidance, patches"
+    command = add(commands, "claims", purpose, run_claims)
+    command.add_argument("--voxels", type=int, default=16, help="how many, at random; more add to those that are done (default: 16)")
+    command.add_argument("--editor", default="", metavar="NAME", help="a generative editor that makes the images, instead of cut-outs")
+    add_where(command)
+    command.set_defaults(workers=1)
 
 
 def add_encoding_speed(commands: Any) -> None:
@@ -197,6 +208,14 @@ def run_attribution_speed(options: argparse.Namespace, bar: Bar) -> dict[str, An
     from mine_core.experiments.attribution_speed import measure
 
     return measure(InstrumentConfig(seed=options.seed), ArtifactStore(cache_directory()), bar, architecture=options.architecture)
+
+
+def run_claims(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+    """Test the paper's claims."""
+    from mine_core.experiments.claims import Settings, measure_claims
+
+    asked = Settings(options.voxels, options.editor)
+    return measure_claims(settings(options), ArtifactStore(cache_directory()), asked, where=where_of(options), on_progress=bar)
 
 
 def run_evaluation(name: str) -> Any:

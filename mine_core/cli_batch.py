@@ -12,7 +12,7 @@ from mine_core.cli_common import Bar, add_where, where_of
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.errors import ConfigError, MineError
 
-MEASURED = ("encoding", "description", "dictionary", "learning", "attribution", "removal", "counterfactual")
+MEASURED = ("encoding", "description", "dictionary", "learning", "attribution", "removal", "counterfactual", "claims")
 WHAT = (
     "build",
     "fit-ridge",

@@ -194,6 +194,55 @@ def learning_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], axis: str
     return figure
 
 
+ENCODER_MARKS = {"guiding": ("guiding encoder", "#0072B2", "circle"), "second": ("second encoder", "#D55E00", "diamond-open")}
+
+
+def contrasts_figure(entries: Sequence[Mapping[str, Any]], axis: str) -> go.Figure:
+    """Draw differences of conditions with 95 % intervals, by either encoder, over the range of exchanged conditions in grey.
+
+    Encoders differ in the shape of their marks as well as in colour; rows are in the order given, each with its n.
+    """
+    figure = go.Figure()
+    rows = [f"{entry['treated']} less {entry['reference']}<br>{_counted(entry)}" for entry in entries]
+    chance = [(row, entry["guiding"]["null"]) for row, entry in zip(rows, entries, strict=True) if entry["guiding"]]
+    for row, (low, high) in chance:
+        figure.add_scatter(
+            x=[low, high],
+            y=[row, row],
+            mode="lines",
+            line={"color": "#c3c8ce", "width": 12},
+            name="conditions exchanged (95 %)",
+            legendgroup="chance",
+            showlegend=row == chance[0][0],
+            hovertemplate="exchanged: %{x:.2f}<extra></extra>",
+        )
+    for encoder, (name, colour, symbol) in ENCODER_MARKS.items():
+        shown = [(row, entry[encoder]) for row, entry in zip(rows, entries, strict=True) if entry[encoder]]
+        if not shown:
+            continue
+        centre = np.array([found["estimate"] for _, found in shown])
+        low, high = np.array([found["interval"] for _, found in shown]).T
+        figure.add_scatter(
+            x=centre,
+            y=[row for row, _ in shown],
+            mode="markers",
+            marker={"size": 11, "color": colour, "symbol": symbol, "line": {"width": 2, "color": colour}},
+            error_x={"type": "data", "symmetric": False, "array": high - centre, "arrayminus": centre - low, "thickness": 2},
+            name=name,
+            hovertemplate="%{x:.2f}<extra>" + name + "</extra>",
+        )
+    figure.add_vline(x=0, line={"color": "#1b2430", "width": 1})
+    figure.update_layout(height=130 + 52 * len(rows), xaxis_title=axis, **plain_layout())
+    figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    return figure
+
+
+def _counted(entry: Mapping[str, Any]) -> str:
+    found = entry["guiding"]
+    return f"{found['n_voxels']} voxels, {found['n_images']} images" if found else "too few to test"
+
+
 def plain_layout() -> dict:
     """Layout that every figure shares."""
     return {

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import descriptions, encoders, validation
+from mine_core.ui import claims, descriptions, encoders, validation
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -22,3 +22,6 @@ validation.known_answers(instrument)
 st.divider()
 st.subheader("Words", anchor=False)
 descriptions.of_words(instrument)
+st.divider()
+st.subheader("Claims of the paper, tested", anchor=False)
+claims.tested(instrument)

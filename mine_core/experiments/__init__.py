@@ -21,6 +21,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "explain": "explain_speed",
     "start": "start_speed",
     "encoding-speed": "encoding_speed",
+    "claims": "claims",
     "learning": "learning_curve",
     "attribution-speed": "attribution_speed",
     "words-speed": "words_speed",

@@ -98,8 +98,8 @@ def _require(rows: Rows) -> None:
     n_treated = int(rows.treated.sum())
     if len(rows.value) < LEAST_ROWS or n_voxels < LEAST_VOXELS or bad or not 0 < n_treated < len(rows.value):
         raise MineError(
-            f"{len(rows.value)} values of {n_voxels} voxels were given, {n_treated} under the condition, {bad} not finite; a "
-            f"mixed model needs at least {LEAST_ROWS} finite ones of {LEAST_VOXELS} voxels, some under each condition. Take more voxels or images."
+            f"{len(rows.value)} values of {n_voxels} voxels were given, {n_treated} under the condition, {bad} not finite; at least "
+            f"{LEAST_ROWS} finite ones of {LEAST_VOXELS} voxels are needed, some under each condition. Take more voxels or images."
         )
 
 

@@ -1,0 +1,251 @@
+"""The paper's claims, tested on any subject: small tasks of a voxel and a claim, kept when done, and what they add up to."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from mine_core.artifacts import ArtifactStore, Recipe, canonical_json, code_version
+from mine_core.batches import Task, Where, run_batch
+from mine_core.config import InstrumentConfig
+from mine_core.errors import Cancelled, EditError, EncodingError
+from mine_core.experiments.claim_causes import CAUSES, causes, voxels_of
+from mine_core.experiments.claim_rows import MEASURES, Bench, Row
+from mine_core.experiments.claim_summary import summarise
+from mine_core.experiments.composing import maker_of
+from mine_core.experiments.planted import truth_of
+from mine_core.instrument import Instrument, build_instrument
+from mine_core.instrument.second import SecondEncoder, build_second, second_backbone
+from mine_core.instrument.stages import stages_of
+from mine_core.instrument.things import things_of
+from mine_core.instrument.wanting import wanting_of, wants_of
+from mine_core.types import IsCancelled, OnProgress
+
+N_VOXELS, DRAWN, SEED = 16, 160, 89
+HERE = Where()
+TITLE = "testing claims"
+CODE = (
+    "attribution/faithfulness.py",
+    "attribution/traced.py",
+    "counterfactual/alterations.py",
+    "counterfactual/compositing.py",
+    "counterfactual/controls.py",
+    "counterfactual/exemplars.py",
+    "counterfactual/filling.py",
+    "counterfactual/insertion.py",
+    "counterfactual/placements.py",
+    "counterfactual/removal.py",
+    "counterfactual/verification.py",
+    "description/decoding.py",
+    "description/wants.py",
+    "experiments/claim_causes.py",
+    "experiments/claim_rows.py",
+    "experiments/composing.py",
+    "experiments/counterfactual_effects.py",
+    "experiments/planted_edits.py",
+    "instrument/things.py",
+    "instrument/trials.py",
+    "instrument/where.py",
+)
+SUMMARY_CODE = (
+    *CODE,
+    "experiments/claim_summary.py",
+    "experiments/claim_sentences.py",
+    "experiments/claims.py",
+    "experiments/mixed_effects.py",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the claims are tested: number of voxels, and the generative editor that makes images ("" for cut-outs)."""
+
+    n_voxels: int = N_VOXELS
+    editor: str = ""
+
+
+DEFAULT = Settings()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One task: a claim, a voxel, and the first thing that the voxel's description names."""
+
+    claim: str
+    voxel: int
+    word: str
+
+
+def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
+    """Test every claim with the default settings, here; see `measure_claims`."""
+    return measure_claims(config, store, on_progress=on_progress)
+
+
+def measure_claims(
+    config: InstrumentConfig,
+    store: ArtifactStore,
+    settings: Settings = DEFAULT,
+    *,
+    where: Where = HERE,
+    on_progress: OnProgress | None = None,
+    cancelled: IsCancelled | None = None,
+) -> dict[str, Any]:
+    """Test the claims of the paper on random reliable voxels whose description names a thing, or find them tested.
+
+    Each voxel and claim is a task, kept when it is done: what was stopped or killed goes on from there, and more voxels later add to
+    those that are done. See `claim_rows` for what is measured, and `condition_effect` for the intervals.
+
+    Raises
+    ------
+    EditError
+        If the backbone has no words, too few images are held out to score one, or fewer than 4 voxels have a description that
+        names a thing.
+    BatchError
+        If a cluster cannot be used, or is lost; finished tasks are kept.
+    Cancelled
+        If `cancelled()` became True; finished tasks are kept.
+    """
+    report, stopped = on_progress or (lambda *_: None), cancelled or (lambda: False)
+    found = store.find(_summary_recipe(config, store, settings))
+    if found is not None:
+        return found.json("claims")
+    instrument = build_instrument(config, store, on_progress=report, cancelled=stopped)
+    second = _second(config, store, report)
+    pieces = pieces_of(instrument, settings.n_voxels)
+    keys = _keys(config, store)
+    recipes = {piece: _recipe(config, keys, settings, piece) for piece in pieces}
+    missing = [piece for piece in pieces if store.find(recipes[piece]) is None]
+    done = len(pieces) - len(missing)
+    report(done, len(pieces), TITLE)
+    key = (config, store.root, settings.editor)
+    _BENCHES[key] = _bench(instrument, second, settings)
+    try:
+        tasks = [Task(do_piece, (config, store.root, settings, piece)) for piece in missing]
+        for _ in run_batch(tasks, where, store.root, stopped):
+            done += 1
+            report(done, len(pieces), TITLE)
+            if stopped():
+                raise Cancelled(f"Stopped after {done} of {len(pieces)} tasks; the same command goes on from there.")
+    finally:
+        _BENCHES.pop(key, None)
+    rows = {piece: _kept(store, recipes[piece]) for piece in pieces}
+
+    def make(directory: Path) -> dict[str, Any]:
+        report(len(pieces), len(pieces), "fitting mixed models")
+        summary = {
+            "subject": instrument.subject.name,
+            "backbone": config.backbone,
+            "settings": asdict(settings),
+            "maker": maker_of(settings.editor).name,
+            "second_encoder": None if second is None else second.independence,
+            **summarise(rows, planted=instrument.truth_path is not None),
+        }
+        (directory / "claims.json").write_text(canonical_json(summary))
+        return {"n_tasks": len(pieces)}
+
+    return store.build(_summary_recipe(config, store, settings), make).json("claims")
+
+
+def find_claims(config: InstrumentConfig, store: ArtifactStore, settings: Settings = DEFAULT) -> dict[str, Any] | None:
+    """What was found when the claims were tested; None where they were not, with this version of the program."""
+    found = store.find(_summary_recipe(config, store, settings))
+    return None if found is None else found.json("claims")
+
+
+def pieces_of(instrument: Instrument, n_voxels: int) -> list[Piece]:
+    """Tasks of every claim, claim by claim; the voxels are the first `n_voxels` able ones of a random order, the same every time.
+
+    Raises EditError as `measure_claims`.
+    """
+    words = _described(instrument)
+    if len(words) < 4:
+        raise EditError(
+            f"{len(words)} of {DRAWN} reliable voxels drawn at random have a description that names a thing; at least 4 are needed to "
+            "test claims on. See the accuracies and the words on Validation."
+        )
+    chosen = list(words.items())[:n_voxels]
+    pieces = [Piece(claim, voxel, word) for claim in MEASURES for voxel, word in chosen]
+    return pieces + [Piece(CAUSES, voxel, "") for voxel in voxels_of(instrument)]
+
+
+def _described(instrument: Instrument) -> dict[int, str]:
+    """Random reliable voxels, and the first thing that the description of each names."""
+    wanting = wanting_of(instrument)
+    if wanting is None:
+        raise EditError("This backbone has no words, or too few images are held out to score one: nothing can be described.")
+    drawn: Int[np.ndarray, " voxel"] = np.random.default_rng(SEED).permutation(np.flatnonzero(instrument.reliable))[:DRAWN]
+    things = {word for words in things_of(instrument.vocabulary).values() for word in words}
+    found = {}
+    for voxel, want in zip(drawn.tolist(), wants_of(instrument, wanting, drawn), strict=True):
+        named = [word for word in want.description.phrases if word in things]
+        if named:
+            found[voxel] = named[0]
+    return found
+
+
+def _second(config: InstrumentConfig, store: ArtifactStore, report: OnProgress) -> SecondEncoder | None:
+    try:
+        return build_second(config, store, on_progress=report)
+    except EncodingError:
+        return None
+
+
+_BENCHES: dict[tuple[InstrumentConfig, Path, str], Bench] = {}
+
+
+def _bench(instrument: Instrument, second: SecondEncoder | None, settings: Settings) -> Bench:
+    truth = None if instrument.truth_path is None else truth_of(instrument)
+    return Bench(instrument, second, maker_of(settings.editor), truth)
+
+
+def do_piece(config: InstrumentConfig, root: Path, settings: Settings, piece: Piece) -> None:
+    """Do one task and keep its rows; a process keeps what it opened for the next."""
+    store, key = ArtifactStore(root), (config, root, settings.editor)
+    if key not in _BENCHES:
+        _BENCHES[key] = _bench(build_instrument(config, store), _second(config, store, lambda *_: None), settings)
+    bench = _BENCHES[key]
+
+    def make(directory: Path) -> dict[str, Any]:
+        run = causes if piece.claim == CAUSES else MEASURES[piece.claim]
+        rows = [plain(row) for row in run(bench, piece.voxel, piece.word)]
+        (directory / "rows.json").write_text(canonical_json(rows))
+        return {"n_rows": len(rows)}
+
+    store.build(_recipe(config, _keys(config, store), settings, piece), make)
+
+
+def plain(row: Row) -> Row:
+    """A row as JSON can hold it; raises EncodingError for a number that is not finite."""
+    found: Row = {}
+    for name, value in row.items():
+        if isinstance(value, float | np.floating):
+            if not math.isfinite(value):
+                raise EncodingError(f"'{name}' of image {row.get('image')} is {value}; a prediction of an edited image is not finite.")
+            found[name] = float(value)
+        else:
+            found[name] = int(value) if isinstance(value, np.integer) else value
+    return found
+
+
+def _kept(store: ArtifactStore, recipe: Recipe) -> list[Row]:
+    found = store.find(recipe)
+    if found is None:
+        raise EncodingError(f"Task {recipe.key} was done but is not in the store; give the same command again.")
+    return found.json("rows")
+
+
+def _recipe(config: InstrumentConfig, keys: tuple[str, ...], settings: Settings, piece: Piece) -> Recipe:
+    asked = {**asdict(piece), "editor": settings.editor, "second": second_backbone(config) or ""}
+    return Recipe("claim", asked, keys, code_version(*CODE))
+
+
+def _summary_recipe(config: InstrumentConfig, store: ArtifactStore, settings: Settings) -> Recipe:
+    asked = {**asdict(settings), "second": second_backbone(config) or ""}
+    return Recipe("claims", asked, _keys(config, store), code_version(*SUMMARY_CODE))
+
+
+def _keys(config: InstrumentConfig, store: ArtifactStore) -> tuple[str, ...]:
+    return tuple(stage.recipe.key for stage in stages_of(config, store))
