@@ -45,7 +45,7 @@ def measure_calls(instrument: Instrument, truth: PlantedTruth, rng: np.random.Ge
     able = np.array([voxel for voxel, words in planted.items() if {words.driver, words.company} <= things], np.int64)
     chosen = np.sort(rng.permutation(able)[:N_CONFOUNDED])
     null = np.sort(rng.permutation(truth.of_kind("null"))[:N_NULL])
-    called = _called(instrument, np.concatenate([chosen, null]), things, on_progress)
+    called = called_things(instrument, np.concatenate([chosen, null]), things, on_progress)
     about: dict[str, Any] = {"n": len(chosen), "n_place_as_company": len(planted) - len(able)}
     if len(chosen):
         for method in METHODS:
@@ -59,7 +59,9 @@ def measure_calls(instrument: Instrument, truth: PlantedTruth, rng: np.random.Ge
     return {"confounded": about, "null": nulls}
 
 
-def _called(instrument: Instrument, voxels: np.ndarray, things: set[str], on_progress: OnProgress) -> dict[int, dict[str, set[str]]]:
+def called_things(
+    instrument: Instrument, voxels: np.ndarray, things: set[str], on_progress: OnProgress
+) -> dict[int, dict[str, set[str]]]:
     """Things called of each voxel by each method."""
     wanting = wanting_of(instrument)
     if wanting is None:

@@ -9,6 +9,7 @@ from scipy.stats import binomtest, trim_mean
 
 from mine_core.errors import MineError
 from mine_core.experiments.attribution_curves import difference
+from mine_core.experiments.causal_calls import METHODS
 from mine_core.experiments.claim_rows import Row
 from mine_core.experiments.claim_sentences import sentence
 from mine_core.experiments.mixed_effects import Effect, Rows, condition_effect, exchanged
@@ -204,7 +205,7 @@ def planted_entry(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def causes_entry(rows: Sequence[Row]) -> dict[str, Any]:
-    """Share of voxels of which something wrong is said without the causal test and with it; Clopper and Pearson's 95 % intervals.
+    """Share of voxels of which something wrong is said, by each method of `causal_calls`; Clopper and Pearson's 95 % intervals.
 
     Confounded voxels: their usual company is called, which does not drive them, and beside it their driver, which does. Null voxels:
     anything at all is called; `shown` counts those that the instrument shows, for it withholds voxels that it cannot predict.
@@ -212,11 +213,11 @@ def causes_entry(rows: Sequence[Row]) -> dict[str, Any]:
     confounded = [row for row in rows if row["kind"] == "confounded"]
     null = [row for row in rows if row["kind"] == "null"]
     entry: dict[str, Any] = {}
-    for how in ("correlated", "causal"):
-        entry[how] = {
-            "company of confounded voxels": _rate([row[f"company_{how}"] for row in confounded]),
-            "driver of confounded voxels": _rate([row[f"driver_{how}"] for row in confounded]),
-            "anything of null voxels": _rate([row[how] > 0 for row in null]),
+    for method in METHODS:
+        entry[method] = {
+            "company of confounded voxels": _rate([row["company"] in row[method] for row in confounded]),
+            "driver of confounded voxels": _rate([row["driver"] in row[method] for row in confounded]),
+            "anything of null voxels": _rate([bool(row[method]) for row in null]),
         }
     entry["null voxels shown"] = _rate([row["reliable"] for row in null])
     return entry

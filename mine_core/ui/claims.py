@@ -14,7 +14,12 @@ from mine_core.ui import resources
 from mine_core.ui.validation import measured
 
 START = "Test the claims (10 to 30 minutes; it can be stopped and goes on from there)"
-CAUSE_COLUMNS = {"correlated": "by correlation", "causal": "with the causal test"}
+CAUSE_COLUMNS = {
+    "correlational": "by correlation",
+    "insertion_alone": "by insertion",
+    "measured_alone": "by held-out responses",
+    "causal": "by both: the causal test",
+}
 
 
 def tested(instrument: Instrument) -> None:
@@ -114,9 +119,9 @@ def _causes(causes: Mapping[str, Any]) -> None:
     """False positives with the causal test and without."""
     with st.container(border=True):
         st.markdown("**False positives.** Is less said wrongly of voxels whose answer is known, once insertions have tested it?")
-        whats: Sequence[str] = list(causes["correlated"])
+        whats: Sequence[str] = list(causes["correlational"])
         rows = [
-            {"called": what, "voxels": causes["correlated"][what]["n"]}
+            {"called": what, "voxels": causes["correlational"][what]["n"]}
             | {column: _rate(causes[how][what]) for how, column in CAUSE_COLUMNS.items()}
             for what in whats
         ]

@@ -81,7 +81,9 @@ def test_both_halves_of_the_causal_test_are_needed(monkeypatch, planted, rng) ->
 def test_company_that_is_a_place_is_left_out_and_counted(monkeypatch, planted, rng) -> None:
     instrument, truth = planted
     monkeypatch.setattr(
-        causal_calls, "_called", lambda instrument, voxels, *rest: {int(v): {m: set() for m in causal_calls.METHODS} for v in voxels}
+        causal_calls,
+        "called_things",
+        lambda instrument, voxels, *rest: {int(v): {m: set() for m in causal_calls.METHODS} for v in voxels},
     )
     monkeypatch.setattr(causal_calls, "N_CONFOUNDED", 10_000)
     confounded = measure_calls(instrument, truth, rng, lambda *progress: None)["confounded"]

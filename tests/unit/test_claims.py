@@ -192,14 +192,16 @@ def test_truth_and_causes_by_hand(rng: np.random.Generator) -> None:
     assert (found["n"], found["n_without_a_true_shift"], found["n_voxels"]) == (8, 1, 4)
     assert found["predicted_less_true"]["mean"] == pytest.approx(4.5) and found["r"] == pytest.approx(1)
     assert found["null_r"][0] < 0 < found["null_r"][1]
-    confounded = {"kind": "confounded", "driver_correlated": True, "driver_causal": True, "company_correlated": True}
-    null = {"kind": "null", "correlated": 0, "causal": 0, "reliable": False}
-    rates = causes_entry(
-        [confounded | {"company_causal": i == 0} for i in range(4)] + [null | {"correlated": i == 0} for i in range(5)]
-    )
-    assert rates["correlated"]["company of confounded voxels"]["rate"] == 1
+    both, ball = ["ball", "person"], ["ball"]
+    called = {"correlational": both, "insertion_alone": both, "measured_alone": ball}
+    confounded: dict[str, Any] = {"kind": "confounded", "driver": "ball", "company": "person", **called}
+    null: dict[str, Any] = {"kind": "null", "insertion_alone": [], "measured_alone": [], "causal": [], "reliable": False}
+    rows = [confounded | {"causal": both if i == 0 else ball} for i in range(4)]
+    rates = causes_entry([*rows, *(null | {"correlational": ball if i == 0 else []} for i in range(5))])
+    assert rates["correlational"]["company of confounded voxels"]["rate"] == 1
     assert rates["causal"]["company of confounded voxels"]["rate"] == 0.25
-    assert rates["correlated"]["anything of null voxels"] | {"interval": None} == {"n": 5, "rate": 0.2, "interval": None}
+    assert rates["causal"]["driver of confounded voxels"]["rate"] == 1
+    assert rates["correlational"]["anything of null voxels"] | {"interval": None} == {"n": 5, "rate": 0.2, "interval": None}
     assert rates["causal"]["anything of null voxels"]["interval"][0] == 0
     ratios = [{"condition": "critical", "voxel": i // 3, "ratio": 1000.0 if i == 0 else 0.5} for i in range(30)]
     entry = ratio_entry(ratios, "critical")
