@@ -81,11 +81,12 @@ def summarise(pieces: Pieces, *, planted: bool) -> dict[str, Any]:
 
 
 def contrast_entry(contrast: Contrast, rows: Sequence[Row]) -> dict[str, Any]:
-    """Effect by the guiding and by the second encoder, its size over all that varies, its null, verdicts, and a plain sentence.
+    """Effect by the guiding and by the second encoder, its size, its null, verdicts, and a plain sentence.
 
-    size = estimate / sqrt(sum of variances of the random effects and of what is left)  (Westfall, Kenny, Judd 2014,
-    10.1037/xge0000014; a slope's variance counts a quarter, for conditions are half a unit from their middle). The null exchanges the
-    names of the conditions within pairs of voxel and image, or within voxels where the conditions have images of their own.
+    size = estimate / sqrt(mean variance of the values within a condition)   (Cohen's d, of all voxels and images together)
+
+    The null exchanges the names of the conditions within pairs of voxel and image, or within voxels where the conditions have images
+    of their own.
     """
     kept = [row for row in rows if row["condition"] in (contrast.treated, contrast.reference) and row.get("verified", True)]
     kept = [row for row in kept if not contrast.kind or row["kind"] == contrast.kind]
@@ -133,11 +134,8 @@ def _effect(contrast: Contrast, kept: Sequence[Row], value: str) -> dict[str, An
 
 
 def _size(effect: Effect, rows: Rows) -> float | None:
-    """Estimate over the SD of a value, all that varies counted; None where nothing varies."""
-    if effect.sd:
-        variance = sum(sd**2 * (0.25 if "by condition" in name else 1.0) for name, sd in effect.sd.items())
-    else:
-        variance = float(np.mean([rows.value[rows.treated == side].var() for side in (True, False)]))
+    """Estimate over the SD of values within a condition; None where nothing varies."""
+    variance = float(np.mean([rows.value[rows.treated == side].var(ddof=1) for side in (True, False)]))
     return effect.estimate / float(np.sqrt(variance)) if variance > 0 else None
 
 

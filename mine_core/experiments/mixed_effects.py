@@ -13,6 +13,7 @@ from mine_core.statistics import resample_counts
 LEVEL, N_RESAMPLES, N_PERMUTATIONS = 0.05, 2000, 2000
 LEAST_VOXELS, LEAST_ROWS = 4, 8
 COMPONENTS = ("voxel", "image", "voxel by condition", "residual")
+OF_PAIRS = ("voxel by condition", "image by condition", "residual of differences")
 Method = Literal["mixed model", "two-way cluster bootstrap"]
 
 
@@ -56,10 +57,17 @@ class Rows(NamedTuple):
 def condition_effect(rows: Rows, rng: np.random.Generator) -> Effect:
     """Fixed effect of a condition, with voxels and images as crossed random effects.
 
-    y_i = b0 + b1 x_i + u_voxel(i) + w_image(i) + x_i s_voxel(i) + e_i,   x = -1/2 (reference) or +1/2 (treated)
+    Where both conditions were measured once in each pair of voxel and image, of the differences, from which all that a voxel, an
+    image and their pair have in common is gone:
 
-    u, w, s and e are normal with SDs of their own, by restricted maximum likelihood; s is how differently voxels change, without
-    which the interval speaks of these voxels alone. The interval of b1 is Student's, with n_voxels - 1 degrees of freedom. Where the
+    d_vi = y_vi(treated) - y_vi(reference) = b + s_v + t_i + e_vi
+
+    otherwise, with x = -1/2 (reference) or +1/2 (treated):
+
+    y_j = b0 + b x_j + u_voxel(j) + w_image(j) + x_j s_voxel(j) + e_j
+
+    All but b and b0 are normal with SDs of their own, by restricted maximum likelihood; s is how differently voxels change, without
+    which the interval speaks of these voxels alone. The interval of b is Student's, with n_voxels - 1 degrees of freedom. Where the
     fit does not converge, `method` says so and the interval is of a bootstrap that draws voxels and images anew, each whole.
 
     Parameters
@@ -105,30 +113,50 @@ def _require(rows: Rows) -> None:
 
 def _mixed_model(rows: Rows) -> tuple[float, float, dict[str, float]] | None:
     """Estimate, standard error and SDs of the components; None where it does not converge."""
+    pairs = _differences(rows)
+    if pairs is not None:
+        value, by_voxel, by_image = pairs
+        return _fitted(value, np.ones((len(value), 1)), dict(zip(OF_PAIRS, (by_voxel, by_image), strict=False)), OF_PAIRS[-1])
+    x = np.where(rows.treated, 0.5, -0.5)
+    by_voxel, by_image = (_indicators(labels) for labels in (rows.voxel, rows.image))
+    designs = dict(zip(COMPONENTS, (by_voxel, by_image, by_voxel * x[:, None]), strict=False))
+    return _fitted(rows.value, np.stack([np.ones(len(x)), x], axis=1), designs, COMPONENTS[-1])
+
+
+def _differences(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Treated less reference in each pair of voxel and image, and whose they are; None unless each was measured once under both."""
+    keys = np.stack([rows.voxel, rows.image], axis=1)
+    (treated, first), (reference, second) = (np.unique(keys[side], axis=0, return_index=True) for side in (rows.treated, ~rows.treated))
+    if len(first) + len(second) < len(rows.value) or not np.array_equal(treated, reference):
+        return None
+    value = rows.value[rows.treated][first] - rows.value[~rows.treated][second]
+    return value, _indicators(treated[:, 0]), _indicators(treated[:, 1])
+
+
+def _fitted(
+    value: Float[np.ndarray, " row"], exog: Float[np.ndarray, "row effect"], designs: dict[str, np.ndarray], left: str
+) -> tuple[float, float, dict[str, float]] | None:
+    """Last fixed effect, its standard error, and SDs of the random effects and of what is left."""
     import warnings
 
     from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
-    x = np.where(rows.treated, 0.5, -0.5)
-    by_voxel, by_image = (_indicators(labels) for labels in (rows.voxel, rows.image))
-    designs = (by_voxel, by_image, by_voxel * x[:, None])
-    names = [[[f"{name} {i}" for i in range(each.shape[1])]] for name, each in zip(COMPONENTS, designs, strict=False)]
-    spec = VCSpec(list(COMPONENTS[:-1]), names, [[each] for each in designs])
-    exog = np.stack([np.ones(len(x)), x], axis=1)
-    spread = float(np.std(rows.value)) or 1.0  # optimised in units of the spread, so that the scale of the value does not matter
-    model = MixedLM(rows.value / spread, exog, np.zeros(len(x), int), exog_vc=spec)
+    names = [[[f"{name} {i}" for i in range(each.shape[1])]] for name, each in designs.items()]
+    spec = VCSpec(list(designs), names, [[each] for each in designs.values()])
+    spread = float(np.std(value)) or 1.0  # optimised in units of the spread, so that the scale of the value does not matter
+    model = MixedLM(value / spread, exog, np.zeros(len(value), int), exog_vc=spec)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a component at zero is no fault; what failed is seen below
         try:
             fit = model.fit(reml=True, method=["lbfgs", "powell"])
         except (np.linalg.LinAlgError, ValueError):
             return None
-        error = float(fit.bse[1]) if fit.converged else np.nan
+        error = float(fit.bse[exog.shape[1] - 1]) if fit.converged else np.nan
     variances = np.array([*np.asarray(fit.vcomp, np.float64), float(fit.scale)])
     if not (np.isfinite(error) and error > 0 and np.isfinite(variances).all()):
         return None
-    sd = {name: float(spread * np.sqrt(max(value, 0.0))) for name, value in zip(COMPONENTS, variances, strict=True)}
-    return float(fit.fe_params[1]) * spread, error * spread, sd
+    sd = {name: float(spread * np.sqrt(max(part, 0.0))) for name, part in zip((*designs, left), variances, strict=True)}
+    return float(fit.fe_params[-1]) * spread, error * spread, sd
 
 
 def _indicators(labels: Int[np.ndarray, " row"]) -> Float[np.ndarray, "row label"]:

@@ -10,14 +10,27 @@ from mine_core.experiments.mixed_effects import Rows, condition_effect, exchange
 
 
 def simulated(
-    rng: np.random.Generator, *, effect: float, voxel=0.8, image=0.5, slope=0.4, left=0.5, n_voxels=14, n_images=20, each=3
+    rng: np.random.Generator,
+    *,
+    effect: float,
+    voxel=0.8,
+    image=0.5,
+    slope=0.4,
+    pair=0.0,
+    left=0.5,
+    n_voxels=14,
+    n_images=20,
+    each=3,
+    paired=True,
 ) -> Rows:
-    """Voxels that each saw a few of the same images under both conditions, with SDs of the random effects that are known."""
+    """Voxels that each saw a few images under both conditions, or others under each, with SDs of the random effects that are known."""
     voxels = np.repeat(np.arange(n_voxels), each)
-    images = np.concatenate([rng.choice(n_images, each, replace=False) for _ in range(n_voxels)])
-    voxels, images, treated = np.tile(voxels, 2), np.tile(images, 2), np.repeat([False, True], len(voxels))
+    drawn = [np.concatenate([rng.choice(n_images, each, replace=False) for _ in range(n_voxels)]) for _ in range(2)]
+    images = np.concatenate([drawn[0], drawn[0] if paired else drawn[1]])
+    voxels, treated = np.tile(voxels, 2), np.repeat([False, True], len(voxels))
     x = np.where(treated, 0.5, -0.5)
     own = voxel * rng.normal(size=n_voxels)[voxels] + image * rng.normal(size=n_images)[images]
+    own += pair * np.tile(rng.normal(size=n_voxels * each), 2)
     change = (effect + slope * rng.normal(size=n_voxels)[voxels]) * x
     return Rows(own + change + left * rng.normal(size=len(x)), treated, voxels + 100, images + 7)
 
@@ -27,7 +40,7 @@ def covered(low: float, effect: float, high: float) -> bool:
 
 
 def test_planted_effects_and_components_are_recovered(rng) -> None:
-    found = [condition_effect(simulated(rng, effect=0.5, n_voxels=40, n_images=40), rng) for _ in range(8)]
+    found = [condition_effect(simulated(rng, effect=0.5, n_voxels=40, n_images=40, paired=False), rng) for _ in range(8)]
     assert {each.method for each in found} == {"mixed model"} and all(each.converged for each in found)
     assert np.mean([each.estimate for each in found]) == pytest.approx(0.5, abs=0.1)
     planted = {"voxel": 0.8, "image": 0.5, "voxel by condition": 0.4, "residual": 0.5}
@@ -37,11 +50,22 @@ def test_planted_effects_and_components_are_recovered(rng) -> None:
     assert found[0].as_dict()["interval"] == [found[0].low, found[0].high]
 
 
+def test_what_a_pair_of_voxel_and_image_shares_does_not_widen_the_interval(rng) -> None:
+    """Both conditions of a pair move together; the interval is that of their difference."""
+    found = [condition_effect(simulated(rng, effect=0.5, pair=pair, n_voxels=40, n_images=40), rng) for pair in (0, 0, 0, 5, 5, 5)]
+    widths = [each.high - each.low for each in found]
+    assert np.mean(widths[3:]) == pytest.approx(np.mean(widths[:3]), rel=0.2) and max(widths) < 0.5
+    assert np.mean([each.estimate for each in found]) == pytest.approx(0.5, abs=0.12)
+    planted = {"voxel by condition": 0.4, "image by condition": 0.0, "residual of differences": 0.5 * np.sqrt(2)}
+    for name, sd in planted.items():
+        assert np.mean([each.sd[name] for each in found]) == pytest.approx(sd, abs=0.13), name
+
+
 def test_intervals_hold_what_they_say_and_those_that_ignore_the_voxels_do_not(rng) -> None:
     """Where voxels change differently, rows of one voxel repeat each other: counted as independent, intervals are too narrow."""
     mixed, naive = [], []
-    for _ in range(100):
-        rows = simulated(rng, effect=0.0, voxel=0.2, image=0.2, slope=1.0, left=0.3)
+    for draw in range(100):
+        rows = simulated(rng, effect=0.0, voxel=0.2, image=0.2, slope=1.0, left=0.3, paired=draw % 2 == 0)
         effect = condition_effect(rows, rng)
         mixed.append(covered(effect.low, 0.0, effect.high))
         plain = stats.ttest_ind(rows.value[rows.treated], rows.value[~rows.treated]).confidence_interval(0.95)
