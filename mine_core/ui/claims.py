@@ -13,7 +13,7 @@ from mine_core.instrument import Instrument
 from mine_core.ui import resources
 from mine_core.ui.validation import measured
 
-START = "Test the claims (10 to 30 minutes; it can be stopped and goes on from there)"
+START = "Test the claims (5 to 20 minutes; it can be stopped and goes on from there)"
 CAUSE_COLUMNS = {
     "correlational": "by correlation",
     "insertion_alone": "by insertion",

@@ -30,6 +30,7 @@ COMMANDS = [
     ["evaluate", "description"],
     ["evaluate", "attribution"],
     ["evaluate", "removal"],
+    ["evaluate", "claims"],
     ["evaluate", "dictionary"],
     ["benchmark", "attribution"],
     ["benchmark", "explain"],
