@@ -194,48 +194,52 @@ def learning_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], axis: str
     return figure
 
 
-ENCODER_MARKS = {"guiding": ("guiding encoder", "#0072B2", "circle"), "second": ("second encoder", "#D55E00", "diamond-open")}
+ENCODER_MARKS = {
+    "guiding": ("guiding encoder", GROUP_COLOURS[4], "circle", -0.14),
+    "second": ("second encoder", GROUP_COLOURS[3], "diamond-open", 0.14),
+}
 
 
 def contrasts_figure(entries: Sequence[Mapping[str, Any]], axis: str) -> go.Figure:
     """Draw differences of conditions with 95 % intervals, by either encoder, over the range of exchanged conditions in grey.
 
-    Encoders differ in the shape of their marks as well as in colour; rows are in the order given, each with its n.
+    Encoders differ in the shape and the height of their marks as well as in colour; rows are in the order given, each with its n.
     """
-    figure = go.Figure()
-    rows = [f"{entry['treated']} less {entry['reference']}<br>{_counted(entry)}" for entry in entries]
-    chance = [(row, entry["guiding"]["null"]) for row, entry in zip(rows, entries, strict=True) if entry["guiding"]]
-    for row, (low, high) in chance:
-        figure.add_scatter(
-            x=[low, high],
-            y=[row, row],
-            mode="lines",
-            line={"color": "#c3c8ce", "width": 12},
-            name="conditions exchanged (95 %)",
-            legendgroup="chance",
-            showlegend=row == chance[0][0],
-            hovertemplate="exchanged: %{x:.2f}<extra></extra>",
-        )
-    for encoder, (name, colour, symbol) in ENCODER_MARKS.items():
-        shown = [(row, entry[encoder]) for row, entry in zip(rows, entries, strict=True) if entry[encoder]]
+    figure, ends = go.Figure(), [0.0]
+    for place, found in enumerate(entry["guiding"] for entry in entries):
+        if found:
+            low, high = found["null"]
+            ends += [low, high]
+            figure.add_shape(
+                type="rect", x0=low, x1=high, y0=place - 0.3, y1=place + 0.3, fillcolor="#d5d9de", line={"width": 0}, layer="below"
+            )
+    for encoder, (name, colour, symbol, beside) in ENCODER_MARKS.items():
+        shown = [(place, entry[encoder]) for place, entry in enumerate(entries) if entry[encoder]]
         if not shown:
             continue
         centre = np.array([found["estimate"] for _, found in shown])
         low, high = np.array([found["interval"] for _, found in shown]).T
+        ends += [*low.tolist(), *high.tolist()]
         figure.add_scatter(
             x=centre,
-            y=[row for row, _ in shown],
+            y=[place + beside for place, _ in shown],
             mode="markers",
-            marker={"size": 11, "color": colour, "symbol": symbol, "line": {"width": 2, "color": colour}},
+            marker={"size": 10, "color": colour, "symbol": symbol, "line": {"width": 2, "color": colour}},
             error_x={"type": "data", "symmetric": False, "array": high - centre, "arrayminus": centre - low, "thickness": 2},
             name=name,
             hovertemplate="%{x:.2f}<extra>" + name + "</extra>",
         )
     figure.add_vline(x=0, line={"color": "#1b2430", "width": 1})
-    figure.update_layout(height=130 + 52 * len(rows), xaxis_title=axis, **plain_layout())
-    figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
-    figure.update_yaxes(autorange="reversed", automargin=True)
+    margin = 0.06 * (max(ends) - min(ends)) or 1.0
+    figure.update_layout(height=66 + 56 * len(entries), showlegend=False, **plain_layout())
+    figure.update_xaxes(range=[min(ends) - margin, max(ends) + margin], title={"text": axis, "font": {"size": 12}})
+    rows = [f"{_compared(entry)}<br>{_counted(entry)}" for entry in entries]
+    figure.update_yaxes(range=[len(entries) - 0.5, -0.5], tickvals=list(range(len(rows))), ticktext=rows, automargin=True)
     return figure
+
+
+def _compared(entry: Mapping[str, Any]) -> str:
+    return f"{entry['name']} less controls" if entry["reference"] == "controls" else f"{entry['treated']} less {entry['reference']}"
 
 
 def _counted(entry: Mapping[str, Any]) -> str:

@@ -36,9 +36,10 @@ def tested(instrument: Instrument) -> None:
         return
     second = found["second_encoder"]
     st.caption(
-        "Random reliable voxels whose description names a thing; images that no encoder was fit on. Dots and bars: fixed effects and "
-        "95 % intervals of mixed models with voxel and image as crossed random effects, and voxels that change differently. "
-        + (f"The second encoder, which guides nothing, {second}." if second else "There is no second encoder here.")
+        "Random reliable voxels whose description names a thing; images that no encoder was fit on. Marks and bars: fixed effects and "
+        "95 % intervals of mixed models with voxel and image as crossed random effects. ● the guiding encoder; "
+        + (f"◇ the second encoder, which guides nothing and {second}; " if second else "there is no second encoder here; ")
+        + "grey: 95 % of differences where conditions are exchanged at random."
     )
     for claim, title in TITLES.items():
         _claim(found, claim, title)
@@ -69,8 +70,13 @@ def _aside(found: Mapping[str, Any], claim: str) -> str:
         drawn = ", ".join(f"{name} {mean:.1f}" for name, mean in found["things_drawn"].items())
         return f"Images are made by {found['maker']}; things in them: {drawn}."
     if claim == "edits":
-        rates = (f"{100 * entry['rate']:.0f} % of {entry['n']}" for entry in found["verified_rate"].values() if entry["n"])
-        return f"Recognised by the backbone: {' removals, '.join(rates)} insertions; the others are left out."
+        rates = found["verified_rate"]
+        kinds = [
+            f"{100 * rates[kind]['rate']:.0f} % of {rates[kind]['n']} {name}"
+            for kind, name in (("remove", "removals"), ("insert", "insertions"))
+            if rates[kind]["n"]
+        ]
+        return f"Recognised by the backbone: {', '.join(kinds)}; the others are left out." if kinds else ""
     if claim == "faithfulness":
         kept = [(name, entry) for name, entry in found["ratios"].items() if entry["median"] is not None]
         said = "; ".join(

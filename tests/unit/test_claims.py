@@ -14,6 +14,7 @@ from mine_core.experiments.claim_sentences import ASKED, NOT_SHOWN, SAID, TITLES
 from mine_core.experiments.claim_summary import CONTRASTS, causes_entry, contrast_entry, planted_entry, ratio_entry
 from mine_core.experiments.claims import Piece, Settings, do_piece, find_claims, measure_claims, plain
 from mine_core.experiments.composing import CutOuts, Said, describe_patches, neutral_ground
+from mine_core.figures import contrasts_figure
 from mine_core.instrument.second import build_second
 from mine_core.subjects.phantom.scenes import CONCEPTS
 
@@ -168,6 +169,27 @@ def test_a_result_for_a_claim_against_it_and_none_are_said_as_plainly(contrast: 
     low, high = found[1.0]["guiding"]["null"]
     assert low < 0 < high and abs(found[1.0]["guiding"]["estimate"]) > high
     assert {contrast.claim} <= set(TITLES) & set(ASKED) & set(NOT_SHOWN)
+
+
+def test_the_figure_shows_both_encoders_apart_the_null_and_n(rng: np.random.Generator) -> None:
+    chosen = [each for each in CONTRASTS if each.claim == "edits"]
+    entries = [contrast_entry(each, made_rows(rng, each.expected, each, second=each.expected)) for each in chosen]
+    entries.append(contrast_entry(chosen[0], []))  # nothing could be tested
+    figure = contrasts_figure(entries, "SD of predictions")
+    assert list(figure.layout.yaxis.ticktext) == [
+        "removal less controls<br>12 voxels, 36 images",
+        "insertion less controls<br>12 voxels, 36 images",
+        "removal less controls<br>too few to test",
+    ]
+    guiding, second = figure.data
+    assert guiding.marker.symbol != second.marker.symbol and not set(guiding.y) & set(second.y)
+    for place, entry in enumerate(entries[:2]):
+        assert guiding.x[place] == entry["guiding"]["estimate"]
+        assert guiding.x[place] + guiding.error_x.array[place] == pytest.approx(entry["guiding"]["high"])
+        assert second.x[place] - second.error_x.arrayminus[place] == pytest.approx(entry["second"]["low"])
+        assert [figure.layout.shapes[place].x0, figure.layout.shapes[place].x1] == entry["guiding"]["null"]
+    low, high = figure.layout.xaxis.range
+    assert low < min(second.x) and high > max(guiding.x)
 
 
 def test_the_second_encoder_may_say_the_opposite(rng: np.random.Generator) -> None:
