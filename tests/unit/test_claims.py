@@ -264,16 +264,16 @@ def test_what_was_stopped_goes_on_and_finished_tasks_are_not_redone(small: Any, 
 
 def test_processes_keep_the_same_bytes(small: Any, bench: Bench, apart: Any, voxel: int) -> None:  # noqa: ARG001
     """`bench` has the second encoder built before the store is copied."""
-    pieces = [Piece("tokens", voxel, "dog"), Piece("tokens", (voxel + 1) % 8, "dog")]
+    pieces = [Piece("tokens", voxel, "dog")]
     for root, workers in ((small.store.root, 1), (apart.root, 2)):
         tasks = [Task(do_piece, (small.config, root, Settings(), piece)) for piece in pieces]
-        assert sorted(run_batch(tasks, Where(workers), root)) == [0, 1]
+        assert list(run_batch(tasks, Where(workers), root)) == [0]
     claims._BENCHES.clear()
     kept = [
         {path.relative_to(root): path.read_bytes() for path in root.glob("claim/*/rows.json")}
         for root in (small.store.root, apart.root)
     ]
-    assert kept[0] == kept[1] and len(kept[0]) == 2
+    assert kept[0] == kept[1] and len(kept[0]) == 1
 
 
 def test_a_number_that_is_not_finite_is_refused() -> None:
