@@ -211,7 +211,15 @@ def contrasts_figure(entries: Sequence[Mapping[str, Any]], axis: str) -> go.Figu
             low, high = found["null"]
             ends += [low, high]
             figure.add_shape(
-                type="rect", x0=low, x1=high, y0=place - 0.3, y1=place + 0.3, fillcolor="#d5d9de", line={"width": 0}, layer="below"
+                type="rect",
+                x0=low,
+                x1=high,
+                y0=place - 0.3,
+                y1=place + 0.3,
+                fillcolor="#d5d9de",
+                line={"width": 0},
+                layer="below",
+                opacity=1,
             )
     for encoder, (name, colour, symbol, beside) in ENCODER_MARKS.items():
         shown = [(place, entry[encoder]) for place, entry in enumerate(entries) if entry[encoder]]
