@@ -1,5 +1,6 @@
 """Generative editors by name: what assets/editors.toml lists, whether the weights are here, and where they fit."""
 
+import json
 import tomllib
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -115,6 +116,16 @@ def editor_available(name: str) -> tuple[bool, str]:
 
     found = try_to_load_from_cache(preset.repository, "model_index.json", revision=preset.revision)
     return isinstance(found, str), "" if isinstance(found, str) else how_to_get(preset)
+
+
+def measured_quality(name: str) -> tuple[float, float, float] | None:
+    """Share of an editor's insertions that an independent judge recognised, with its 95 % interval; None where it was not measured."""
+    path = EDITOR_WEIGHTS / name / "quality.json"
+    try:
+        found = json.loads(path.read_text())["insertions"]["recognised"]
+        return float(found["value"]), float(found["low"]), float(found["high"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def how_to_get(preset: EditorPreset) -> str:

@@ -5,6 +5,7 @@ import pandas as pd
 import streamlit as st
 
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
+from mine_core.counterfactual.editor_presets import measured_quality
 from mine_core.counterfactual.shift import beyond_controls
 from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
@@ -20,6 +21,7 @@ from mine_core.ui.state import View, set_view
 
 WORDS_TRIED = 12
 DRIVER = "what drives the voxel"
+PAINTS_WELL = 0.9  # share of a painter's insertions that are recognised, from which on painting is offered first
 HOW = {True: "Paint it by words", False: "Use a cut-out"}
 KINDS: dict[Kind, str] = {"remove": "Remove", "insert": "Insert"}
 
@@ -72,8 +74,16 @@ def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str,
         st.info(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name, only removed.")
         return None
     editor = painting_editor(instrument)
-    if editor and not st.segmented_control("How", list(HOW), format_func=HOW.__getitem__, default=True, key="cf_how", required=True):
+    quality = measured_quality(editor) if editor else None
+    well = quality is not None and quality[0] >= PAINTS_WELL
+    if editor and not st.segmented_control("How", list(HOW), format_func=HOW.__getitem__, default=well, key="cf_how", required=True):
         editor = ""
+    if editor and quality is not None and not well:
+        st.caption(
+            f"This small painter is soft: an independent judge recognises {100 * quality[0]:.0f} % of its insertions (95 % interval "
+            f"{100 * quality[1]:.0f} to {100 * quality[2]:.0f}). What the backbone does not recognise is marked as failed. Cut-outs "
+            "are sharper."
+        )
     if editor:
         told = "Choose a thing, or type what it is to look like: a red ball, a smiling woman with glasses"
         word = st.selectbox("Insert", words, index=0, key="cf_phrase", help=told, accept_new_options=True)

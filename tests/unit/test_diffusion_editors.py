@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_pipelines import tiny_pipeline
 
-from mine_core.counterfactual import diffusion, editor_loading
+from mine_core.counterfactual import diffusion, editor_loading, editor_presets
 from mine_core.counterfactual.diffusion import DiffusionEditor, LoadedPipeline, read_instruction
 from mine_core.counterfactual.editor_loading import load_from_assets, load_pipeline
 from mine_core.counterfactual.editor_presets import (
@@ -118,6 +118,18 @@ def test_the_round_trip_changes_the_mask_alone_and_asks_nothing(name, editors, p
     inner = np.zeros_like(mask)
     inner[12:20, 14:26] = True  # where the new picture is opaque
     assert np.abs(through[inner].astype(int) - wanted[inner]).max() <= 1
+
+
+def test_measured_quality_is_what_was_measured_or_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(editor_presets, "EDITOR_WEIGHTS", tmp_path)
+    (tmp_path / "phantom").mkdir()
+    assert editor_presets.measured_quality("phantom") is None
+    report = tmp_path / "phantom" / "quality.json"
+    report.write_text('{"insertions": {"recognised": {"value": 0.7, "low": 0.66, "high": 0.74, "n": 400}}}')
+    assert editor_presets.measured_quality("phantom") == (0.7, 0.66, 0.74)
+    for broken in ("{", '{"insertions": []}', '{"insertions": {"recognised": {"value": 0.7}}}'):
+        report.write_text(broken)
+        assert editor_presets.measured_quality("phantom") is None
 
 
 def test_a_lora_is_fused_into_the_weights(tmp_path, picture) -> None:
