@@ -60,7 +60,7 @@ def test_a_high_score_without_activation_is_not_causal(rng) -> None:
     quiet = evidence.measured.copy()
     quiet[40:] += 3.0  # every other image drives the voxels more than the positives
     found = score_concept(replace(evidence, measured=quiet), np.ones(4, bool), rng)
-    assert found.s_causal[DRIVEN] > 1.5 and not len(found.voxels("causal"))
+    assert found.s_causal[DRIVEN] > 1.5 and not len(found.voxels("causal")) and found.q_causal[DRIVEN] > 0.05
 
 
 def test_unreliable_voxels_are_not_tested_and_do_not_enter_the_correction(rng) -> None:
