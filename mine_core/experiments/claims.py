@@ -1,6 +1,7 @@
 """The paper's claims, tested on any subject: small tasks of a voxel and a claim, kept when done, and what they add up to."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,35 +119,35 @@ def measure_claims(
     keys = _keys(config, store)
     recipes = {piece: _recipe(config, keys, settings, piece) for piece in pieces}
     missing = [piece for piece in pieces if store.find(recipes[piece]) is None]
-    done = len(pieces) - len(missing)
-    report(done, len(pieces), TITLE)
     key = (config, store.root, settings.editor)
-    _BENCHES[key] = _bench(instrument, second, settings)
+    _BENCHES[key] = _bench(instrument, second, settings)  # for tasks of this process
     try:
         tasks = [Task(do_piece, (config, store.root, settings, piece)) for piece in missing]
-        for _ in run_batch(tasks, where, store.root, stopped):
-            done += 1
-            report(done, len(pieces), TITLE)
-            if stopped():
-                raise Cancelled(f"Stopped after {done} of {len(pieces)} tasks; the same command goes on from there.")
+        _run(tasks, len(pieces), where, store.root, report, stopped)
     finally:
         _BENCHES.pop(key, None)
     rows = {piece: _kept(store, recipes[piece]) for piece in pieces}
 
     def make(directory: Path) -> dict[str, Any]:
         report(len(pieces), len(pieces), "fitting mixed models")
-        summary = {
-            "subject": instrument.subject.name,
-            "backbone": config.backbone,
-            "settings": asdict(settings),
-            "maker": maker_of(settings.editor).name,
-            "second_encoder": None if second is None else second.independence,
-            **summarise(rows, planted=instrument.truth_path is not None),
-        }
+        about = {"subject": instrument.subject.name, "backbone": config.backbone, "settings": asdict(settings)}
+        about |= {"maker": maker_of(settings.editor).name, "second_encoder": None if second is None else second.independence}
+        summary = about | summarise(rows, planted=instrument.truth_path is not None)
         (directory / "claims.json").write_text(canonical_json(summary))
         return {"n_tasks": len(pieces)}
 
     return store.build(_summary_recipe(config, store, settings), make).json("claims")
+
+
+def _run(tasks: Sequence[Task], total: int, where: Where, root: Path, report: OnProgress, stopped: IsCancelled) -> None:
+    """Run what is not done of `total` tasks, telling how far it is; raises Cancelled if it is stopped."""
+    done = total - len(tasks)
+    report(done, total, TITLE)
+    for _ in run_batch(tasks, where, root, stopped):
+        done += 1
+        report(done, total, TITLE)
+        if stopped():
+            raise Cancelled(f"Stopped after {done} of {total} tasks; the same command goes on from there.")
 
 
 def find_claims(config: InstrumentConfig, store: ArtifactStore, settings: Settings = DEFAULT) -> dict[str, Any] | None:
