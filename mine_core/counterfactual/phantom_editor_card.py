@@ -77,7 +77,7 @@ def _training(training: dict[str, Any]) -> list[str]:
         f"--rate {autoencoder['recipe']['rate'] / 2:g}",
         f"python -m mine_core.counterfactual.train_phantom --stage denoiser {_asked(denoiser, 'minutes')} "
         f"--rate {denoiser['recipe']['rate']:g} --pool {next(iter(training['pool'].values()))} "
-        f"--large-pool {list(training['pool'].values())[-1]}",
+        f"--size {list(training['pool'])[-1]} --large-pool {list(training['pool'].values())[-1]}",
         "python -m mine_core.counterfactual.train_phantom --export",
         f"python -m mine_core.counterfactual.phantom_editor_quality --json assets/editors/{NAME}/{QUALITY}",
         "python -m mine_core.counterfactual.phantom_editor_card",

@@ -24,6 +24,9 @@ LEAST_VISIBLE = 0.97
 MOST_OF_IMAGE = 0.6
 INSERTIONS = 2  # regions under which each object is inserted
 P_REMOVAL, P_NOTHING = 0.5, 0.2
+P_BLOB, P_OVAL = 0.12, 0.4  # of the regions; the rest are boxes
+MARGIN = 0.04  # between an object and its region, of the object's side
+EDGE = 6.0  # pixels by which a region may reach beyond the scene and be cut off
 _COUNTS = (1, 1, 2, 2, 2, 3, 3)
 _MOST_COVERED = 0.3
 
@@ -108,26 +111,37 @@ def _pair(before: np.ndarray, after: np.ndarray, mask: np.ndarray, item: scenes.
 
 
 def insertion_region(silhouette: Bool[np.ndarray, "size size"], rng: np.random.Generator) -> Bool[np.ndarray, "size size"]:
-    """A region to insert into, as somebody would mark it: a box, an oval or a blob of any aspect that holds the object."""
+    """A region to insert into, as somebody would mark it: a box or an oval of any aspect, or a blob, that the object just fits.
+
+    The object lies in the middle of its region and touches it: where a region says exactly where and how large a thing is to be,
+    a small network learns to draw it several times sooner than where it has to guess.
+    """
     top, left, bottom, right = _box(silhouette)
     longer = max(bottom - top, right - left)
-    sides = rng.uniform(0.0, 0.12, 4) * longer
-    if rng.random() < 0.55:
-        # room along one side: regions of another aspect than the object's
-        slack = rng.uniform(0.0, 1.0) * longer
-        share = np.clip(rng.normal(0.5, 0.2), 0, 1)
-        first = 0 if rng.random() < 0.5 else 1
-        sides[first] += slack * share
-        sides[first + 2] += slack * (1 - share)
-    box = (top - sides[0], left - sides[1], bottom + sides[2], right + sides[3])
     kind = rng.random()
-    if kind < 0.4:
-        return _boxed(box, silhouette.shape)
-    if kind < 0.75:
-        return _oval(box, silhouette, rng.uniform(1.0, 1.25))
-    hull = cv2.convexHull(np.argwhere(silhouette)[:, ::-1].astype(np.int32))
-    filled = cv2.fillConvexPoly(np.zeros(silhouette.shape, np.uint8), hull, 1)
-    return _grown(filled > 0, rng.uniform(0.02, 0.1) * longer)
+    if kind < P_BLOB:
+        hull = cv2.convexHull(np.argwhere(silhouette)[:, ::-1].astype(np.int32))
+        filled = cv2.fillConvexPoly(np.zeros(silhouette.shape, np.uint8), hull, 1)
+        return _grown(filled > 0, MARGIN * longer)
+    for _ in range(8):
+        aspect = 2.0 ** rng.uniform(-1.0, 1.0)
+        tall = max(bottom - top, (right - left) / aspect) * (1 + 2 * MARGIN)
+        wide = tall * aspect
+        box = ((top + bottom - tall) / 2, (left + right - wide) / 2, (top + bottom + tall) / 2, (left + right + wide) / 2)
+        if kind < P_BLOB + P_OVAL:
+            box = _about(box, silhouette)
+        if min(box[:2]) >= -EDGE and max(box[2:]) <= len(silhouette) + EDGE:
+            break
+    return _oval(box, silhouette, 1.0) if kind < P_BLOB + P_OVAL else _boxed(box, silhouette.shape)
+
+
+def _about(box: tuple[float, float, float, float], silhouette: Bool[np.ndarray, "size size"]) -> tuple[float, float, float, float]:
+    """Box of the oval of this box's aspect and middle that just holds the silhouette."""
+    rows, cols = np.nonzero(silhouette)
+    middle, half = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), ((box[2] - box[0]) / 2, (box[3] - box[1]) / 2)
+    radius = np.sqrt(np.quantile(((rows - middle[0]) / half[0]) ** 2 + ((cols - middle[1]) / half[1]) ** 2, 0.995)) * (1 + MARGIN)
+    tall, wide = half[0] * radius, half[1] * radius
+    return middle[0] - tall, middle[1] - wide, middle[0] + tall, middle[1] + wide
 
 
 def removal_region(silhouette: Bool[np.ndarray, "size size"], rng: np.random.Generator) -> Bool[np.ndarray, "size size"]:
@@ -188,7 +202,7 @@ def _grown(region: Bool[np.ndarray, "size size"], radius: float) -> Bool[np.ndar
     return cv2.dilate(region.astype(np.uint8), disc) > 0
 
 
-def prompt_of(item: scenes.SceneObject | None, rng: np.random.Generator, *, told: float = 0.65) -> str:
+def prompt_of(item: scenes.SceneObject | None, rng: np.random.Generator, *, told: float = 0.85) -> str:
     """What was asked, in words: the concept with each attribute told with probability `told`; `background` for a removal."""
     if item is None:
         return REMOVED

@@ -130,7 +130,7 @@ def measure_claims(
 
     def make(directory: Path) -> dict[str, Any]:
         report(len(pieces), len(pieces), "fitting mixed models")
-        about = {"subject": instrument.subject.name, "backbone": config.backbone, "settings": asdict(settings)}
+        about: dict[str, Any] = {"subject": instrument.subject.name, "backbone": config.backbone, "settings": asdict(settings)}
         about |= {"maker": maker_of(settings.editor).name, "second_encoder": None if second is None else second.independence}
         summary = about | summarise(rows, planted=instrument.truth_path is not None)
         (directory / "claims.json").write_text(canonical_json(summary))
