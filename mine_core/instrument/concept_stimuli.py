@@ -24,9 +24,9 @@ class ConceptStimuli:
     """The images that test a concept. All are held out: the encoding model was not fit on them, nor were they seen by a choice.
 
     `thing` is the word of the vocabulary that the concept speaks of, `text` its direction. `positives` show the concept best;
-    `apart` show it without its nearest company: none of the first three of the related `words`, or as little of them as can be
-    had. Rows of `negatives` are those apart, columns the words: the image that shows the word and not the concept, nearest in
-    context. `neutral` show neither the concept nor any of the words. All numbers are stimuli of the subject, counted from 0.
+    `apart` show it without its usual `company`, or with as little of that as can be had. Rows of `negatives` are those apart,
+    columns the `words`: the image that shows the word and not the concept, nearest in context. `neutral` show neither the concept
+    nor any of the words. All numbers are stimuli of the subject, counted from 0.
     """
 
     concept: str
@@ -34,6 +34,7 @@ class ConceptStimuli:
     text: Float[np.ndarray, " feature"]
     positives: Int[np.ndarray, " positive"]
     apart: Int[np.ndarray, " apart"]
+    company: tuple[str, ...]
     words: tuple[str, ...]
     negatives: Int[np.ndarray, "apart word"]
     neutral: Int[np.ndarray, " neutral"]
@@ -47,8 +48,9 @@ def choose_stimuli(instrument: Instrument, concept: str) -> ConceptStimuli:
 
     An image shows a word from z = 1.5 on and does not show it below 1. Positives: the 20 held-out images of highest z. Words: up
     to five of the concept's own group and others of the vocabulary's things, ten in all, by the cosine of their texts with the
-    concept's, where three held-out images or more show the word and not the concept. Apart are the images that show the concept
-    and none of the three nearest words, the 20 of highest z; where there are fewer than 8, the 8 that show least of these.
+    concept's, where three held-out images or more show the word and not the concept. Company: the three things whose cosine over
+    training images rises most with the concept's (Pearson's r), whether or not images show them without it. Apart are the images
+    that show the concept and no company, the 20 of highest z; where there are fewer than 8, the 8 that show least of it.
     Beside each of these and for each word stands the image with the word and without the concept that is nearest to it in cosine,
     once the directions of both texts are taken out: what else it shows is as like as can be found.
 
@@ -80,7 +82,7 @@ def choose_stimuli(instrument: Instrument, concept: str) -> ConceptStimuli:
     texts = embed_texts(instrument, (concept, *others))
     splits = instrument.subject.splits
     held_out = np.concatenate([splits.validation, splits.test])
-    z, seen = _presence(instrument, texts, held_out)
+    z, seen, company = _presence(instrument, texts, held_out)
     positives = _positives(concept, z[:, 0])
     near = np.argsort(-(texts[1:] @ texts[0]), kind="stable")
     showing = {int(w): np.flatnonzero((z[:, 1 + w] >= SHOWN) & (z[:, 0] < ABSENT)) for w in near}
@@ -90,7 +92,7 @@ def choose_stimuli(instrument: Instrument, concept: str) -> ConceptStimuli:
             f"Images without '{concept}' show {len(chosen)} other things clearly, and {LEAST_NEGATIVE} are needed to compare it with; "
             "use a vocabulary of more words, or hold out more images."
         )
-    apart = _apart(z[:, 0], z[:, [1 + w for w in chosen[:N_COMPANY]]].max(axis=1))
+    apart = _apart(z[:, 0], z[:, 1 + company].max(axis=1))
     matched = [_nearest_context(seen, texts[[0, 1 + w]], apart, showing[w]) for w in chosen]
     quiet = np.asarray((z[:, [0, *(1 + w for w in chosen)]] < NEUTRAL).all(axis=1))
     return ConceptStimuli(
@@ -99,6 +101,7 @@ def choose_stimuli(instrument: Instrument, concept: str) -> ConceptStimuli:
         texts[0],
         held_out[positives],
         held_out[apart],
+        tuple(others[w] for w in company),
         tuple(others[w] for w in chosen),
         held_out[np.stack(matched, axis=1)],
         held_out[_spread(quiet)],
@@ -112,14 +115,18 @@ def _first_thing(groups: dict[str, list[str]]) -> str:
 
 def _presence(
     instrument: Instrument, texts: Float[np.ndarray, "text feature"], held_out: Int[np.ndarray, " image"]
-) -> tuple[Float[np.ndarray, "image text"], Float[np.ndarray, "image feature"]]:
-    """How much held-out images show each text, in SD over training images; and their embeddings, of length 1 before centring."""
+) -> tuple[Float[np.ndarray, "image text"], Float[np.ndarray, "image feature"], Int[np.ndarray, " company"]]:
+    """How much held-out images show each text, in SD over training images; their embeddings, of length 1 before centring; company.
+
+    The company of the first text are the others that training images show most where they show it.
+    """
     train = instrument.subject.splits.train
     parts = [np.asarray(instrument.features.pooled[rows], np.float32) for rows in (train, held_out)]
     before, after = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts)
     scores = before @ texts.T
     z = (after @ texts.T - scores.mean(axis=0)) / scores.std(axis=0)
-    return z, after - before.mean(axis=0)
+    together = np.corrcoef(scores.T)[0, 1:]
+    return z, after - before.mean(axis=0), np.argsort(-together, kind="stable")[:N_COMPANY]
 
 
 def _positives(concept: str, z: Float[np.ndarray, " image"]) -> Int[np.ndarray, " positive"]:

@@ -74,7 +74,7 @@ def verdict_sentence(instrument: Instrument, test: ConceptTest) -> str:
         )
     return (
         f"{active:,} of {reliable:,} reliable voxels answer images of '{concept}'. In {f'{causal:,}' if causal else 'none'} of them it "
-        f"is the cause as far as was tested; in {refused:,} the test refuses what activation alone would have called."
+        f"passes every test of a cause; in {refused:,} the test refuses what activation alone would have called."
     )
 
 

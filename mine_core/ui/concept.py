@@ -81,7 +81,8 @@ def verdict(instrument: Instrument, test: ConceptTest) -> None:
         st.markdown(f"What drives refused voxels at least as much, as measured, and how many of them: {told}.")
     st.caption(
         f"Measured: recorded responses to {scores.n_positive} held-out images that show '{concept}', {scores.n_apart} that show it "
-        f"without related things, and {scores.n_negative} that show these without it. Predicted, not measured: {test.n_verified} of "
+        f"without its usual company ({', '.join(test.chosen.company)}) or with least of it, and {scores.n_negative} that show related "
+        f"things without it. Predicted, not measured: {test.n_verified} of "
         f"{test.n_asked} edits that the backbone recognises as done (removals in {scores.n_removed} images, insertions in "
         f"{scores.n_inserted}). q ≤ 0.05 over {int(instrument.reliable.sum()):,} reliable voxels. A refusal says that the evidence "
         "does not reach, not that the concept plays no part: a voxel that answers a whole group of things is refused for each of them."
@@ -159,7 +160,7 @@ def pictures(instrument: Instrument, test: ConceptTest) -> None:
     """Show what the test rests on: images of the concept, those of the related things beside them, and edits."""
     chosen, images = test.chosen, instrument.subject.stimuli.images
     concept = chosen.concept
-    st.markdown(f"**Images of '{concept}' apart from related things**")
+    st.markdown(f"**Images of '{concept}' apart from its company**")
     _row([(np.asarray(images[s]), f"image {s}") for s in chosen.apart[:N_SHOWN].tolist()])
     st.markdown("**Related things without it, nearest in what else they show**")
     first = [(np.asarray(images[s]), f"{word}, image {s}") for word, s in zip(chosen.words, chosen.negatives[0].tolist(), strict=True)]

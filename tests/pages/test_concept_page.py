@@ -81,7 +81,7 @@ def test_a_test_is_done_by_the_worker_and_shown(worker: Worker, instrument: Inst
     app.run()
     n_causal, n_refused = (len(done.scores.voxels(name)) for name in ("causal", "activation only"))
     assert not app.exception and asked == ["dog"] and n_causal > 0 and n_refused > 0
-    assert f"In {n_causal:,} of them it is the cause" in texts(app) and f"of {n_refused:,})" in texts(app)
+    assert f"In {n_causal:,} of them it passes every test of a cause" in texts(app) and f"of {n_refused:,})" in texts(app)
     assert "No edit of this kind was verified." in texts(app)  # none was put in
     refused = next(element.value for element in app.dataframe if "why" in element.value)
     assert (refused["why"] != "").all()

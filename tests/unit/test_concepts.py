@@ -15,6 +15,7 @@ from mine_core.instrument.concept_stimuli import choose_stimuli
 from mine_core.instrument.concept_tables import drivers_of_refused, region_table, summary_of, voxel_table
 from mine_core.instrument.concepts import run_concept
 from mine_core.instrument.search import embed_texts
+from mine_core.instrument.things import things_of
 from mine_core.subjects.phantom.scenes import CONCEPTS, GROUPS
 
 GROUP_OF = {concept.name: concept.group for concept in CONCEPTS}
@@ -51,6 +52,28 @@ def test_images_are_held_out_and_show_what_they_are_chosen_for(small, few, shown
     # one word of two of its group is nearer than chance: the words are sorted by their texts
     texts = embed_texts(instrument, (shown, *chosen.words))
     assert (np.diff(texts[1:] @ texts[0]) <= 1e-6).all()
+
+
+def test_company_is_what_training_images_show_with_it_however_seldom_it_is_shown_alone(small, few, shown, monkeypatch) -> None:
+    """Company that images never show without the concept was no negative, and was left out of the company, too."""
+    instrument = small.instrument
+    plain = choose_stimuli(instrument, shown)
+    things = [word for words in things_of(instrument.vocabulary).values() for word in words if word != shown]
+    texts = embed_texts(instrument, (shown, *things))
+    pooled = np.asarray(instrument.features.pooled[instrument.subject.splits.train], np.float64)
+    scores = pooled / np.linalg.norm(pooled, axis=1, keepdims=True) @ texts.T
+    together = [np.corrcoef(scores[:, 0], column)[0, 1] for column in scores.T[1:]]
+    nearest = [things[i] for i in np.argsort(together)[::-1][: concept_stimuli.N_COMPANY]]
+    assert list(plain.company) == nearest
+    kept = concept_stimuli._related
+
+    def without_the_first(near: list[int], within: list[bool]) -> list[int]:
+        return [word for word in kept(near, within) if things[word] != plain.company[0]]
+
+    monkeypatch.setattr(concept_stimuli, "_related", without_the_first)
+    again = choose_stimuli(instrument, shown)
+    assert plain.company[0] not in again.words
+    assert again.company == plain.company and np.array_equal(again.apart, plain.apart)
 
 
 def test_negatives_are_nearest_in_what_else_they_show(rng) -> None:
