@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from mine_core.attribution.traced import coarse_values
 from mine_core.counterfactual.controls import ControlEdit, make_controls
-from mine_core.counterfactual.editor_presets import editor_available
+from mine_core.counterfactual.editor_presets import editor_available, load_editor_presets
 from mine_core.counterfactual.editors import Editor, OnStep, create_editor
 from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask, least_attributed_place
 from mine_core.counterfactual.instant import masked_patch_estimate
@@ -33,7 +33,6 @@ N_ELSEWHERE, N_CONTENT = 10, 10
 INSERT_SIZE = 0.45
 PAINTED_SIZE = 0.5  # of the oval that something is painted into, which it does not fill
 DRIVING_WORDS = 5  # read in the patches that drive a voxel in one image
-PHANTOM_EDITOR = "phantom"
 NOTES = {
     "remove": "Controls remove equally large regions elsewhere, or disturb the same place and keep what it shows.",
     "insert": "Controls insert other things in the same place and elsewhere, or the same pixels scrambled.",
@@ -107,11 +106,17 @@ def _object_under(
     return driving_mask(image, heat, TRACED_SHARE if traced else DRIVING_SHARE).mask
 
 
-def painting_editor(instrument: Instrument) -> str:
-    """Name of the generative editor that knows this subject's images and is at hand without a download; empty without one."""
-    if instrument.subject.kind != "phantom" or not instrument.features.backbone.has_words:
-        return ""
-    return PHANTOM_EDITOR if editor_available(PHANTOM_EDITOR)[0] else ""
+def painting_editors(instrument: Instrument) -> tuple[str, ...]:
+    """Names of the generative editors that know images like this subject's and are at hand without a download.
+
+    The phantom's own paints the phantom's world and nothing else; photographs are for the public ones, of which those are left out
+    that know no mask. None where the backbone has no words: what was painted could not be verified.
+    """
+    if not instrument.features.backbone.has_words:
+        return ()
+    source = "assets" if instrument.subject.kind == "phantom" else "hub"
+    known = [name for name, preset in load_editor_presets().items() if preset.source == source and preset.masked]
+    return tuple(name for name in known if editor_available(name)[0])
 
 
 def run_trial(

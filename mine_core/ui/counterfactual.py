@@ -5,14 +5,14 @@ import pandas as pd
 import streamlit as st
 
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
-from mine_core.counterfactual.editor_presets import measured_quality
+from mine_core.counterfactual.editor_presets import find_editor_preset, measured_quality
 from mine_core.counterfactual.shift import beyond_controls
 from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
 from mine_core.instrument.things import exemplars_of, insertable_words
-from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, painting_editor, run_trial, word_region
+from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, painting_editors, run_trial, word_region
 from mine_core.profiles import wordless_text
 from mine_core.types import ImageEdit
 from mine_core.ui import maps
@@ -73,17 +73,7 @@ def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str,
     if not words:
         st.info(f"{wordless_text(instrument.features.backbone.name)} Nothing can be inserted by name, only removed.")
         return None
-    editor = painting_editor(instrument)
-    quality = measured_quality(editor) if editor else None
-    well = quality is not None and quality[0] >= PAINTS_WELL
-    if editor and not st.segmented_control("How", list(HOW), format_func=HOW.__getitem__, default=well, key="cf_how", required=True):
-        editor = ""
-    if editor and quality is not None and not well:
-        st.caption(
-            f"This small painter is soft: an independent judge recognises {100 * quality[0]:.0f} % of its insertions (95 % interval "
-            f"{100 * quality[1]:.0f} to {100 * quality[2]:.0f}). What the backbone does not recognise is marked as failed. Cut-outs "
-            "are sharper."
-        )
+    editor = _ask_painter(instrument)
     if editor:
         told = "Choose a thing, or type what it is to look like: a red ball, a smiling woman with glasses"
         word = st.selectbox("Insert", words, index=0, key="cf_phrase", help=told, accept_new_options=True)
@@ -99,6 +89,36 @@ def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str,
         key="cf_placer",
     )
     return EditRequest("insert", view.voxel, view.image, word=word, place=place, editor=editor) if word else None
+
+
+def _ask_painter(instrument: Instrument) -> str:
+    """Ask whether to paint and by which editor; empty for a cut-out."""
+    painters = painting_editors(instrument)
+    if not painters:
+        if instrument.subject.kind != "phantom":
+            st.caption(
+                "A cut-out is inserted: no editor that paints photographs is on this machine. The Data page says how to get one."
+            )
+        return ""
+    well = {name: found is not None and found[0] >= PAINTS_WELL for name in painters for found in (measured_quality(name),)}
+    paint = st.segmented_control("How", list(HOW), format_func=HOW.__getitem__, default=any(well.values()), key="cf_how", required=True)
+    if not paint:
+        return ""
+    editor = painters[0] if len(painters) == 1 else st.selectbox("Painter", painters, key="cf_painter_name")
+    st.caption(_of_painter(editor))
+    return editor
+
+
+def _of_painter(name: str) -> str:
+    """What is known of how well an editor paints."""
+    quality, about = measured_quality(name), find_editor_preset(name).about
+    if quality is None:
+        return f"{about} How often its insertions are recognised was not measured here; what is not recognised is marked as failed."
+    return (
+        f"{'' if quality[0] >= PAINTS_WELL else 'This small painter is soft; cut-outs are sharper. '}An independent judge recognises "
+        f"{100 * quality[0]:.0f} % of its insertions (95 % interval {100 * quality[1]:.0f} to {100 * quality[2]:.0f}); what the "
+        "backbone does not recognise is marked as failed."
+    )
 
 
 # `model_key` is read by the cache alone: it tells instruments apart

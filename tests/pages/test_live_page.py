@@ -61,7 +61,7 @@ def instrument() -> Instrument:
 @pytest.fixture
 def editor(monkeypatch) -> Iterator[Gated]:
     made, worker = Gated(), Worker()
-    monkeypatch.setattr(counterfactual, "painting_editor", lambda instrument: "phantom")
+    monkeypatch.setattr(counterfactual, "painting_editors", lambda instrument: ("phantom",))
     monkeypatch.setattr(counterfactual, "measured_quality", lambda name: (0.97, 0.95, 0.98))
     monkeypatch.setattr(counterfactual, "placer", lambda *_, **__: (48, 48))
     monkeypatch.setattr(trials, "create_editor", lambda name, **settings: made)
@@ -198,10 +198,23 @@ def test_seeds_beside_each_other_paint_only_what_is_new_and_the_one_shown_is_pin
 def test_a_painter_that_is_seldom_recognised_is_not_offered_first_and_says_so(instrument, editor, monkeypatch):
     monkeypatch.setattr(counterfactual, "measured_quality", lambda name: (0.71, 0.66, 0.75))
     app = opened(int(instrument.score.r.argmax()))
-    assert "recognises" not in texts(app) and not [box for box in app.selectbox if box.key == "cf_phrase"]
+    assert "independent judge" not in texts(app) and not [box for box in app.selectbox if box.key == "cf_phrase"]
     app.segmented_control("cf_how").set_value(True).run()
     assert "recognises 71 % of its insertions (95 % interval 66 to 75)" in texts(app)
     assert app.selectbox("cf_phrase").value
+
+
+def test_painters_are_chosen_among_those_at_hand_and_their_want_is_said(instrument, editor, monkeypatch):
+    voxel = int(instrument.score.r.argmax())
+    monkeypatch.setattr(counterfactual, "measured_quality", lambda name: None)
+    monkeypatch.setattr(counterfactual, "painting_editors", lambda instrument: ("sd15-inpaint-lcm", "sdxl-inpaint"))
+    app = opened(voxel)
+    app.segmented_control("cf_how").set_value(True).run()
+    app.selectbox("cf_painter_name").set_value("sdxl-inpaint").run()
+    assert "SDXL inpainting" in texts(app) and "was not measured here" in texts(app)
+    monkeypatch.setattr(counterfactual, "painting_editors", lambda instrument: ())
+    app = opened(voxel)
+    assert "no editor that paints" not in texts(app)  # the phantom has its own, or none
 
 
 def test_what_the_editor_refuses_is_said_in_one_line(instrument, editor):

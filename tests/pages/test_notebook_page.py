@@ -136,7 +136,7 @@ def test_an_edit_is_pinned_and_its_link_brings_exactly_that_edit_back(mine, book
         return run_trial(instrument, request, second)
 
     monkeypatch.setattr(counterfactual, "run_trial", seen)
-    monkeypatch.setattr(counterfactual, "painting_editor", lambda instrument: "")
+    monkeypatch.setattr(counterfactual, "painting_editors", lambda instrument: ())
     monkeypatch.setattr(counterfactual, "placer", lambda *_, **__: (70, 80))
     query = {"voxel": str(best(mine)), "image": "7", "edit": "insert"}
     app = opened(COUNTERFACTUAL, **query)

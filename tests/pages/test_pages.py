@@ -173,7 +173,7 @@ def inserting(instrument, monkeypatch, place) -> tuple[AppTest, list[EditRequest
         asked.append(request)
         return run_trial(instrument, request, second)
 
-    monkeypatch.setattr(counterfactual, "painting_editor", lambda instrument: "")
+    monkeypatch.setattr(counterfactual, "painting_editors", lambda instrument: ())
     monkeypatch.setattr(counterfactual, "placer", lambda *_, **__: place)
     monkeypatch.setattr(counterfactual, "run_trial", seen)
     voxel = int(instrument.score.r.argmax())

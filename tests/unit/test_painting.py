@@ -10,7 +10,7 @@ import pytest
 from mine_core.counterfactual.editors import EDITORS, finish_edit
 from mine_core.errors import EditError
 from mine_core.instrument import Instrument, trials
-from mine_core.instrument.trials import EditRequest, painting_editor, run_trial, word_region
+from mine_core.instrument.trials import EditRequest, painting_editors, run_trial, word_region
 from mine_core.instrument.where import heat_of
 
 SIDE, VOXEL, STIMULUS = 96, 5, 3
@@ -104,12 +104,15 @@ def test_what_no_word_stands_for_is_refused(instrument, painter) -> None:
     assert painter.asked == []
 
 
-def test_the_painting_editor_is_offered_for_its_own_world_alone(instrument, monkeypatch) -> None:
-    assert painting_editor(instrument) == "", "a subject of other images"
+def test_each_painter_is_offered_for_its_own_world_alone(instrument, monkeypatch) -> None:
     own = replace(instrument, subject=replace(instrument.subject, kind="phantom"))
+    public = ("sd15-inpaint-lcm", "sdxl-inpaint", "flux2-klein-4b")  # the editor that knows no mask is left out
     for here in (True, False):
         monkeypatch.setattr(trials, "editor_available", lambda name, here=here: (here, ""))
-        assert painting_editor(own) == ("phantom" if here else "")
+        assert painting_editors(own) == (("phantom",) if here else ())
+        assert painting_editors(instrument) == (public if here else ()), "a subject of other images"
+    monkeypatch.setattr(trials, "editor_available", lambda name: (name == "sdxl-inpaint", ""))
+    assert painting_editors(instrument) == ("sdxl-inpaint",)
 
 
 def test_the_table_of_editors_names_it() -> None:
