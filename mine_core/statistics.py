@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from mine_core.errors import MineError
@@ -201,3 +201,17 @@ def pearson_columns(a: Float[np.ndarray, "sample column"], b: Float[np.ndarray, 
     r = np.einsum("sc,sc->c", standardise_columns(a, "a"), standardise_columns(b, "b"))
     # rounding may carry a perfect correlation past 1 by an ulp
     return np.clip(r, -1.0, 1.0)
+
+
+def share_interval(right: Bool[np.ndarray, " trial"] | Float[np.ndarray, " trial"]) -> tuple[float, float]:
+    """95 % interval of the share of independent trials that came out right (Wilson 1927, 10.1080/01621459.1927.10502953).
+
+    It has a width where none or all did, which resampling gives none. Raises MineError without a trial.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    if not len(right):
+        raise MineError("A share of no trials has no interval; give one trial at least.")
+    low, high = proportion_confint(int(np.count_nonzero(right)), len(right), method="wilson")
+    share = np.count_nonzero(right) / len(right)  # the ends are off it by rounding where it is 0 or 1
+    return min(float(low), share), max(float(high), share)

@@ -33,6 +33,7 @@ from mine_core.counterfactual.editor_judge import (
 from mine_core.counterfactual.editor_loading import load_editor
 from mine_core.counterfactual.editors import Editor, create_editor
 from mine_core.counterfactual.train_pairs import SCENE_SIZE, prompt_of
+from mine_core.statistics import share_interval
 from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
@@ -104,10 +105,8 @@ def _as_asked(judge: Judge, views: Views, items: Sequence[scenes.SceneObject]) -
 
 def _share(right: Bool[np.ndarray, " trial"]) -> dict[str, float]:
     """A share with its 95 % interval (Wilson 1927)."""
-    n, p, z = len(right), float(right.mean()), 1.959964
-    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return {"value": p, "low": float(middle - half), "high": float(middle + half), "n": n}
+    low, high = share_interval(right)
+    return {"value": float(right.mean()), "low": low, "high": high, "n": len(right)}
 
 
 def measure_removals(editors: Sequence[Editor], n: int, first_seed: int = EVALUATION_SEED) -> dict[str, Any]:

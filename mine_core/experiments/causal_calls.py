@@ -13,13 +13,12 @@ import numpy as np
 from scipy.stats import pearsonr, ttest_1samp
 
 from mine_core.errors import EditError
-from mine_core.experiments.attribution_curves import difference
 from mine_core.experiments.planted_words import planted_words
 from mine_core.instrument import Instrument
 from mine_core.instrument.explain import ranked_images
 from mine_core.instrument.trials import EditRequest, run_trial
 from mine_core.instrument.wanting import wanting_of, wants_of
-from mine_core.statistics import false_discovery_rate
+from mine_core.statistics import false_discovery_rate, share_interval
 from mine_core.subjects.phantom.truth import PlantedTruth
 from mine_core.types import OnProgress
 
@@ -36,7 +35,7 @@ def measure_calls(instrument: Instrument, truth: PlantedTruth, rng: np.random.Ge
     insertion_alone : of the five strongest of these, those whose insertion raises the prediction (`inserted_things`).
     measured_alone : the words that account for measured responses to held-out images, company held constant.
     causal : insertion_alone and measured_alone.
-    All intervals resample voxels. Company that is a place is left out: it cannot be inserted.
+    Intervals are Wilson's, over voxels. Company that is a place is left out: it cannot be inserted.
     """
     things = planted_things(instrument)
     reliable = truth.of_kind("confounded")
@@ -51,11 +50,11 @@ def measure_calls(instrument: Instrument, truth: PlantedTruth, rng: np.random.Ge
         for method in METHODS:
             for what, word_of in (("true", "driver"), ("false", "company")):
                 right = [getattr(planted[voxel], word_of) in called[voxel][method] for voxel in chosen.tolist()]
-                about[f"{what}_positive_rate_{method}"] = difference(np.array(right, float), chosen, rng)
+                about[f"{what}_positive_rate_{method}"] = _rate(right)
     nulls: dict[str, Any] = {"n": len(null)}
     for method in METHODS if len(null) else ():
         anything = [bool(called[voxel][method]) for voxel in null.tolist()]
-        nulls[f"false_positive_rate_{method}"] = difference(np.array(anything, float), null, rng)
+        nulls[f"false_positive_rate_{method}"] = _rate(anything)
     return {"confounded": about, "null": nulls}
 
 
@@ -76,6 +75,10 @@ def called_things(
         sets = (set(correlated), inserted, measured, inserted & measured)
         called[voxel] = dict(zip(METHODS, sets, strict=True))
     return called
+
+
+def _rate(called: list[bool]) -> dict[str, Any]:
+    return {"mean": float(np.mean(called)), "interval": list(share_interval(np.array(called)))}
 
 
 def planted_things(instrument: Instrument) -> set[str]:

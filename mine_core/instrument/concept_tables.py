@@ -8,9 +8,8 @@ import pandas as pd
 from mine_core.counterfactual.concept_test import LEAST_EDITED, LEVEL, VERDICTS
 from mine_core.instrument.concepts import ConceptTest
 from mine_core.instrument.instrument import Instrument
-from mine_core.statistics import bootstrap_mean_interval
+from mine_core.statistics import share_interval
 
-SEED, N_RESAMPLES = 7309, 500
 TOGETHER = "each test holds alone, all of them together do not"
 
 
@@ -43,7 +42,7 @@ def why_refused(test: ConceptTest, voxel: int) -> str:
 
 def region_table(instrument: Instrument, test: ConceptTest) -> pd.DataFrame:
     """Share of each region's reliable voxels that are causal, and refused, with 95 % intervals over these voxels."""
-    rng, rows = np.random.default_rng(SEED), []
+    rows = []
     index = instrument.subject.responses.voxels
     for name, inside in zip(index.regions, np.asarray(index.membership), strict=True):
         members = np.flatnonzero(inside & instrument.reliable)
@@ -52,7 +51,7 @@ def region_table(instrument: Instrument, test: ConceptTest) -> pd.DataFrame:
         row: dict[str, Any] = {"region": name, "voxels": len(members)}
         for verdict, column in (("causal", "causal"), ("activation only", "refused")):
             called = (test.scores.verdict[members] == VERDICTS.index(verdict)).astype(np.float64)
-            row[column], row[f"{column}_interval"] = called.mean(), bootstrap_mean_interval(called, rng, n=N_RESAMPLES)
+            row[column], row[f"{column}_interval"] = called.mean(), share_interval(called)
         row["s_causal"] = float(np.mean(test.scores.s_causal[members]))
         rows.append(row)
     columns = ["region", "voxels", "causal", "causal_interval", "refused", "refused_interval", "s_causal"]

@@ -13,6 +13,7 @@ from mine_core.statistics import (
     permutation_p,
     rank_p,
     resample_counts,
+    share_interval,
     standardise_columns,
     t_interval,
 )
@@ -176,3 +177,14 @@ def test_a_column_without_a_correlation_is_refused_by_number(rng):
     a[3, 1] = np.nan
     with pytest.raises(MineError, match=r"1 columns with NaN or infinity \(first: 1\)"):
         standardise_columns(a, "a")
+
+
+def test_a_share_has_wilsons_interval_also_where_none_or_all_came_out_right(rng) -> None:
+    assert share_interval(np.array([True] * 3 + [False] * 7)) == pytest.approx((0.10779, 0.60322), abs=1e-4)
+    low, high = share_interval(np.zeros(60, bool))
+    assert low == 0 and high == pytest.approx(1.959964**2 / (60 + 1.959964**2))  # Wilson's formula at none of n
+    assert share_interval(np.ones(60)) == pytest.approx((1 - high, 1.0))
+    held = [share_interval(rng.random(40) < 0.1) for _ in range(500)]
+    assert np.mean([low <= 0.1 <= high for low, high in held]) > 0.92
+    with pytest.raises(MineError, match="no trials"):
+        share_interval(np.zeros(0))
