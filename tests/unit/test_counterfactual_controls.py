@@ -14,10 +14,8 @@ from mine_core.counterfactual.controls import (
     KEPT,
     OTHER_ELSEWHERE,
     OTHER_HERE,
-    RELATED,
     SCRAMBLED,
     make_controls,
-    make_related,
     make_replications,
 )
 from mine_core.counterfactual.exemplars import WordView, find_exemplars
@@ -208,19 +206,6 @@ def test_insertion_controls_are_what_they_say(rng: np.random.Generator) -> None:
         overlap = (control.edit_mask & covered).sum() / covered.sum()
         assert overlap < 0.3 if control.name == OTHER_ELSEWHERE else overlap > 0.6
         assert control.edit_mask.sum() == pytest.approx(covered.sum(), rel=0.3)
-
-
-def test_related_things_take_the_place_of_what_was_inserted(rng: np.random.Generator) -> None:
-    edit, pool = an_insertion(rng)
-    others = [exemplar for exemplar in pool if exemplar.word != edit.provenance["word"]]
-    related = make_related(edit, others)
-    covered = (edit.edited != edit.original).any(-1)
-    assert [item.detail for item in related] == [exemplar.word for exemplar in others] and len(others)
-    for item in related:
-        assert item.name == RELATED and np.array_equal(item.image[~item.edit_mask], edit.original[~item.edit_mask])
-        assert (item.edit_mask & covered).sum() > 0.6 * covered.sum()
-    with pytest.raises(EditError, match="related to itself"):
-        make_related(edit, pool)
 
 
 def test_replications_repeat_the_edit_another_way(rng: np.random.Generator) -> None:

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from scipy import stats
+from test_counterfactual_controls import an_insertion
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig, cache_directory
+from mine_core.counterfactual.controls import RELATED, make_related
 from mine_core.counterfactual.exemplars import _one_piece
 from mine_core.counterfactual.shift import beyond_controls, predict_shift
 from mine_core.errors import EditError
@@ -109,6 +111,19 @@ def test_a_cut_out_is_one_piece(rng: np.random.Generator) -> None:
     assert piece[8:40, 4:20].all() and not piece[:, 32:].any()
     whole, both = _one_piece(np.ones((64, 64), bool), heat)
     assert whole.all() and both == pytest.approx(1.0) and 0.5 < share < 1
+
+
+def test_related_things_take_the_place_of_what_was_inserted(rng: np.random.Generator) -> None:
+    edit, pool = an_insertion(rng)
+    others = [exemplar for exemplar in pool if exemplar.word != edit.provenance["word"]]
+    related = make_related(edit, others)
+    covered = (edit.edited != edit.original).any(-1)
+    assert [item.detail for item in related] == [exemplar.word for exemplar in others] and len(others)
+    for item in related:
+        assert item.name == RELATED and np.array_equal(item.image[~item.edit_mask], edit.original[~item.edit_mask])
+        assert (item.edit_mask & covered).sum() > 0.6 * covered.sum()
+    with pytest.raises(EditError, match="related to itself"):
+        make_related(edit, pool)
 
 
 def test_ranks_are_as_for_any_control(instrument: Instrument, rng: np.random.Generator) -> None:
