@@ -22,6 +22,7 @@ COMMANDS = [
     ["profile"],
     ["batch"],
     ["regions"],
+    ["concept"],
     ["caption"],
     ["export"],
     ["notebook", "list"],
@@ -31,6 +32,8 @@ COMMANDS = [
     ["evaluate", "attribution"],
     ["evaluate", "removal"],
     ["evaluate", "claims"],
+    ["evaluate", "counterfactual"],
+    ["evaluate", "concept"],
     ["evaluate", "dictionary"],
     ["benchmark", "attribution"],
     ["benchmark", "explain"],
@@ -39,7 +42,7 @@ COMMANDS = [
     ["benchmark", "edit"],
     ["benchmark", "encoding"],
 ]
-OUT = {"caption": ["--out", "captions.csv"], "export": ["--out", "exported"]}
+OUT = {"concept": ["dog"], "caption": ["--out", "captions.csv"], "export": ["--out", "exported"]}
 MADE_UP = (["benchmark", "start"], ["benchmark", "encoding"], ["benchmark", "attribution"])
 """Commands that measure on something made up for the purpose, whatever the subject."""
 N_STIMULI, N_VOXELS, SIDE = 60, 3, 16

@@ -112,6 +112,7 @@ def test_every_kind_is_fit_kept_and_scored_on_what_it_predicts(small, apart):
 
 
 def test_a_stopped_fit_keeps_nothing_that_would_be_found(small, apart):
+    there = len(list(apart.root.glob("features/[!.]*"))) > 1  # another test may have embedded the images by the second backbone
     with pytest.raises(Cancelled):
-        fit_encoder(small.config, apart, "banded", cancelled=lambda: "features" in apart.made)
+        fit_encoder(small.config, apart, "banded", cancelled=lambda: there or "features" in apart.made)
     assert set(fitted_encoders(small.config, apart)) == {"ridge"}
