@@ -97,6 +97,24 @@ def cut_out(
     return Exemplar(word, image[box].copy(), mask[box].copy(), source, score)
 
 
+def insert_at(image: UInt8[np.ndarray, "height width 3"], exemplar: Exemplar, *, x: float, y: float, size: float) -> ImageEdit:
+    """Lay one exemplar into an image at a place and a size, as in `insertion_mask`; raises EditError as that and the inserter do."""
+    mask = insertion_mask(exemplar, *image.shape[:2], x=x, y=y, size=size)
+    return ExemplarInserter({exemplar.word: (exemplar,)}).edit(image, mask, f"insert {exemplar.word}", seed=0)
+
+
+def oval_mask(height: int, width: int, *, x: float, y: float, size: float) -> Bool[np.ndarray, "height width"]:
+    """Pixels of a disc at a place and a size, as in `insertion_mask`: what a painter may fill."""
+    return insertion_mask(disc(height, width, size), height, width, x=x, y=y, size=size)
+
+
+def disc(height: int, width: int, size: float) -> Exemplar:
+    """A disc of `size` times the image's shorter side, which shows nothing: to find a place for what is not painted yet."""
+    side = 2 * round(size * min(height, width) / 2)
+    y, x = np.indices((side, side)) + 0.5 - side / 2
+    return Exemplar("", np.zeros((side, side, 3), np.uint8), x**2 + y**2 <= (side / 2) ** 2, "oval")
+
+
 def insertion_mask(exemplar: Exemplar, height: int, width: int, *, x: float, y: float, size: float) -> Bool[np.ndarray, "height width"]:
     """Pixels that an exemplar covers when it is laid into an image.
 

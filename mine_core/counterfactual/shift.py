@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from scipy.stats import t as student_t
 
 from mine_core.errors import AlignmentError, EditError, EncodingError
+from mine_core.statistics import t_interval
 from mine_core.types import EncodingModel, PredictedShift
 
 Embed = Callable[[UInt8[np.ndarray, "image height width 3"]], Float[np.ndarray, "image feature"]]
@@ -82,11 +82,9 @@ def beyond_controls(shift: PredictedShift, voxel: int) -> tuple[float, float, fl
     controls = np.asarray(shift.controls[:, voxel], np.float64)
     if not len(controls):
         return float("nan"), float("nan"), float("nan")
-    effect = float(shift.shift[voxel] - controls.mean())
-    if len(controls) < 2:
-        return effect, float("nan"), float("nan")
-    half = float(student_t.ppf(0.975, len(controls) - 1) * controls.std(ddof=1) / np.sqrt(len(controls)))
-    return effect, effect - half, effect + half
+    moved = float(shift.shift[voxel])
+    low, high = t_interval(controls) if len(controls) > 1 else (float("nan"), float("nan"))
+    return moved - float(controls.mean()), moved - high, moved - low
 
 
 def _as_extreme(shift: Float[np.ndarray, " voxel"], controls: Float[np.ndarray, "control voxel"], direction: int) -> np.ndarray:

@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from mine_core.attribution.faithfulness import patched_predictions
-from mine_core.attribution.traced import coarse_values
 from mine_core.counterfactual.insertion import (
     Exemplar,
-    ExemplarInserter,
     blend_in,
     cut_out,
+    insert_at,
     insertion_mask,
     least_attributed_place,
 )
@@ -31,7 +30,7 @@ from mine_core.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
 from mine_core.instrument.things import exemplars_of
 from mine_core.instrument.trials import INSERT_SIZE, EditRequest, driving_region, run_trial
-from mine_core.instrument.where import heat_of, heat_of_read_out
+from mine_core.instrument.where import heat_of, heat_of_read_out, on_patches
 from mine_core.subjects.phantom.responses import signal_scale
 from mine_core.subjects.phantom.truth import PlantedTruth
 from mine_core.types import EncodingModel, ImageEdit
@@ -100,9 +99,8 @@ class Bench:
 
     def ranked_patches(self, voxel: int, stimulus: int) -> Int[np.ndarray, " patch"]:
         """Patches of a stimulus, the most attributed first."""
-        heat = heat_of(self.instrument, voxel, stimulus)
-        coarse = heat if heat.shape == self.instrument.features.backbone.grid else coarse_values(heat)
-        return np.argsort(-coarse.ravel(), kind="stable")
+        heat = on_patches(self.instrument, heat_of(self.instrument, voxel, stimulus))
+        return np.argsort(-heat.ravel(), kind="stable")
 
     @property
     def n_critical(self) -> int:
@@ -302,8 +300,7 @@ def _best_piece(bench: Bench, voxel: int) -> Exemplar:
 
 def _inserted(image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "row col"], piece: Exemplar) -> ImageEdit:
     x, y = least_attributed_place(heat, piece, size=INSERT_SIZE)
-    mask = insertion_mask(piece, *image.shape[:2], x=float(x), y=float(y), size=INSERT_SIZE)
-    return ExemplarInserter({piece.word: (piece,)}).edit(image, mask, f"insert {piece.word}", seed=0)
+    return insert_at(image, piece, x=float(x), y=float(y), size=INSERT_SIZE)
 
 
 def tokens(bench: Bench, voxel: int, _: str) -> list[Row]:
@@ -316,8 +313,7 @@ def tokens(bench: Bench, voxel: int, _: str) -> list[Row]:
     test = np.asarray(instrument.subject.splits.test)
     stimuli = np.sort(rng.permutation(test)[:N_TOKEN_IMAGES])
     heat = heat_of_read_out(instrument, stimuli, np.asarray(instrument.model.coef[:, voxel], np.float32))
-    coarse = heat if heat.shape[1:] == instrument.features.backbone.grid else np.stack([coarse_values(each) for each in heat])
-    values = coarse.reshape(len(stimuli), -1)
+    values = np.stack([on_patches(instrument, each).ravel() for each in heat])
     rank = np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1)
     random = np.argsort(rng.random(values.shape), axis=1)
     kept = {

@@ -22,7 +22,7 @@ from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.second import SecondEncoder, build_second, second_backbone
 from mine_core.instrument.stages import stages_of
 from mine_core.instrument.things import things_of
-from mine_core.instrument.wanting import wanting_of, wants_of
+from mine_core.instrument.wanting import first_words
 from mine_core.types import IsCancelled, OnProgress
 
 N_VOXELS, DRAWN, SEED = 16, 160, 89
@@ -174,17 +174,8 @@ def pieces_of(instrument: Instrument, n_voxels: int) -> list[Piece]:
 
 def _described(instrument: Instrument) -> dict[int, str]:
     """Random reliable voxels, and the first thing that the description of each names."""
-    wanting = wanting_of(instrument)
-    if wanting is None:
-        raise EditError("This backbone has no words, or too few images are held out to score one: nothing can be described.")
     drawn: Int[np.ndarray, " voxel"] = np.random.default_rng(SEED).permutation(np.flatnonzero(instrument.reliable))[:DRAWN]
-    things = {word for words in things_of(instrument.vocabulary).values() for word in words}
-    found = {}
-    for voxel, want in zip(drawn.tolist(), wants_of(instrument, wanting, drawn), strict=True):
-        named = [word for word in want.description.phrases if word in things]
-        if named:
-            found[voxel] = named[0]
-    return found
+    return first_words(instrument, drawn, {word for words in things_of(instrument.vocabulary).values() for word in words})
 
 
 def _second(config: InstrumentConfig, store: ArtifactStore, report: OnProgress) -> SecondEncoder | None:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from mine_core.counterfactual.editors import create_editor
-from mine_core.counterfactual.insertion import Exemplar, blend_in, insertion_mask
+from mine_core.counterfactual.insertion import blend_in, insertion_mask, oval_mask
 from mine_core.description.decoding import patch_words
 from mine_core.errors import EditError
 from mine_core.instrument import Instrument
@@ -110,12 +110,9 @@ class Painted:
         """Paint the things one after the other, the first last; a word that the editor does not know is left out."""
         image, drawn = neutral_ground(instrument).copy(), 0
         height, width = image.shape[:2]
-        side = 2 * round(PAINTED * min(height, width) / 2)
-        y, x = np.indices((side, side)) + 0.5 - side / 2
-        oval = Exemplar("", np.zeros((side, side, 3), np.uint8), x**2 + y**2 <= (side / 2) ** 2, "oval")
         editor = create_editor("diffusion", preset=self.preset)
         for item in reversed(said):
-            mask = insertion_mask(oval, height, width, x=(item.column + 0.5) / 3, y=(item.row + 0.5) / 3, size=PAINTED)
+            mask = oval_mask(height, width, x=(item.column + 0.5) / 3, y=(item.row + 0.5) / 3, size=PAINTED)
             try:
                 image, drawn = np.array(editor.edit(image, mask, f"insert {item.word}", seed=0).edited), drawn + 1
             except EditError:

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig
-from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, cut_out, insertion_mask, least_attributed_place
+from mine_core.counterfactual.insertion import Exemplar, cut_out, insert_at, least_attributed_place
 from mine_core.errors import EditError
 from mine_core.experiments import causal_calls
 from mine_core.experiments.attribution_curves import difference
@@ -21,7 +21,7 @@ from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.explain import ranked_images
 from mine_core.instrument.second import SecondEncoder, build_second
 from mine_core.instrument.trials import INSERT_SIZE, EditRequest, Trial, driving_region, driving_words, run_trial
-from mine_core.instrument.wanting import wanting_of, wants_of
+from mine_core.instrument.wanting import first_words
 from mine_core.instrument.where import heat_of
 from mine_core.subjects.phantom.truth import PlantedTruth
 from mine_core.types import OnProgress
@@ -102,16 +102,7 @@ def _described(instrument: Instrument, truth: PlantedTruth, rng: np.random.Gener
     """Random reliable category voxels whose description names a thing, and the first such word of each."""
     able = truth.of_kind("category")
     drawn = rng.permutation(able[instrument.reliable[able]])[: 4 * N_VOXELS]
-    wanting = wanting_of(instrument)
-    if wanting is None:
-        raise EditError("This backbone has no words, or too few images are held out to score one: nothing can be inserted by name.")
-    wants = wants_of(instrument, wanting, drawn)
-    things = planted_things(instrument)
-    found = {}
-    for voxel, want in zip(drawn.tolist(), wants, strict=True):
-        named = [word for word in want.description.phrases if word in things]
-        if named:
-            found[voxel] = named[0]
+    found = first_words(instrument, drawn, planted_things(instrument))
     chosen = list(found)[:N_VOXELS]
     return chosen, found
 
@@ -233,8 +224,7 @@ def _cut_out_guided(instrument: Instrument, voxel: int, stimulus: int) -> float 
         exemplar: Exemplar = cut_out("image", source, region, name, 1.0)
         image = np.asarray(images[stimulus])
         x, y = least_attributed_place(heat_of(instrument, voxel, stimulus), exemplar, size=INSERT_SIZE)
-        mask = insertion_mask(exemplar, *image.shape[:2], x=float(x), y=float(y), size=INSERT_SIZE)
-        edit = ExemplarInserter({"image": (exemplar,)}).edit(image, mask, "insert image", seed=0)
+        edit = insert_at(image, exemplar, x=float(x), y=float(y), size=INSERT_SIZE)
     except EditError:
         return None
     pooled = instrument.backbone.get().embed(np.stack([image, edit.edited])).pooled

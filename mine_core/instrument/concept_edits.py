@@ -11,16 +11,17 @@ from jaxtyping import Bool, Float, UInt8
 
 from mine_core.artifacts import Artifact, ArtifactStore, Recipe, code_version
 from mine_core.counterfactual.editors import stop_if
-from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask
+from mine_core.counterfactual.insertion import insert_at
 from mine_core.counterfactual.placements import places_elsewhere
-from mine_core.counterfactual.removal import DRIVING_SHARE, TRACED_SHARE, InpaintRemover, driving_mask
-from mine_core.counterfactual.verification import PresenceScale, verify_edit
+from mine_core.counterfactual.removal import InpaintRemover
+from mine_core.counterfactual.verification import verify_edit
 from mine_core.errors import EditError
 from mine_core.instrument.concept_stimuli import ConceptStimuli
 from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.search import embed_texts
 from mine_core.instrument.stages import encoding_stages
-from mine_core.instrument.things import exemplars_of
+from mine_core.instrument.things import clear_words, exemplars_of
+from mine_core.instrument.trials import object_under, presence_scale
 from mine_core.instrument.where import heat_of_read_out
 from mine_core.types import ImageEdit, IsCancelled, OnProgress
 
@@ -39,6 +40,8 @@ CODE = (
     "counterfactual/verification.py",
     "attribution/traced.py",
     "instrument/concept_edits.py",
+    "instrument/things.py",
+    "instrument/trials.py",
     "instrument/where.py",
 )
 
@@ -143,8 +146,7 @@ def _removals(
     """What the concept is seen in taken out with each fill; as many equally large places elsewhere, used again where fewer fit."""
     image = np.asarray(instrument.subject.stimuli.images[stimulus])
     heat = heat_of_read_out(instrument, np.array([stimulus]), chosen.text)[0]
-    traced = heat.shape != instrument.features.backbone.grid
-    mask = driving_mask(image, heat, TRACED_SHARE if traced else DRIVING_SHARE).mask
+    mask = object_under(instrument, image, heat)
     places = places_elsewhere(image, mask, heat, len(FILLS))
     if not places:
         raise EditError(f"Image {stimulus} has no place beside '{chosen.concept}' that is as large, to compare its removal with.")
@@ -163,28 +165,15 @@ def _insertions(
     """The thing put into an image, and related words that can be cut out in the same place at the same size."""
     image = np.asarray(instrument.subject.stimuli.images[stimulus])
     pool = {chosen.thing: exemplars_of(instrument, chosen.thing)}
-    for word in chosen.words:
-        if len(pool) <= N_COMPARED:
-            pool |= _exemplars(instrument, word)
+    pool |= {word: exemplars_of(instrument, word) for word in clear_words(instrument, chosen.words, N_COMPARED)}
     if len(pool) == 1:
         raise EditError(f"None of the words related to '{chosen.concept}' can be cut out, so nothing stands beside its insertion.")
     edits = []
-    for word, exemplars in pool.items():
+    x, y = PLACES[turn % len(PLACES)]
+    for exemplars in pool.values():
         stop_if(cancelled)
-        edits.append(_inserted(image, word, exemplars[turn % len(exemplars)], PLACES[turn % len(PLACES)]))
+        edits.append(insert_at(image, exemplars[turn % len(exemplars)], x=x, y=y, size=SIZE))
     return tuple(edits[:1]), tuple(edits[1:]), tuple(pool)
-
-
-def _exemplars(instrument: Instrument, word: str) -> dict[str, tuple[Exemplar, ...]]:
-    try:
-        return {word: exemplars_of(instrument, word)}
-    except EditError:
-        return {}
-
-
-def _inserted(image: UInt8[np.ndarray, "height width 3"], word: str, exemplar: Exemplar, place: tuple[float, float]) -> ImageEdit:
-    mask = insertion_mask(exemplar, *image.shape[:2], x=place[0], y=place[1], size=SIZE)
-    return ExemplarInserter({word: (exemplar,)}).edit(image, mask, f"insert {word}", seed=0)
 
 
 def _checks(
@@ -196,9 +185,7 @@ def _checks(
     direction: int,
 ) -> list[tuple[bool, str]]:
     """Whether each edit did what was asked, and what was read; `words` name what each put in, none what all took out."""
-    scale = PresenceScale(
-        np.asarray(instrument.features.patches[instrument.subject.splits.validation]), instrument.features.backbone.grid
-    )
+    scale = presence_scale(instrument)
     texts = [chosen.text, *embed_texts(instrument, words[1:])] if words else [chosen.text] * len(edits)
     found = []
     for number, (edit, text) in enumerate(zip(edits, texts, strict=True)):

@@ -1,6 +1,7 @@
 """Things that can be inserted into an image by name: words for them, and cut-outs of them from training images."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -44,7 +45,7 @@ def other_words(instrument: Instrument, word: str) -> list[str]:
     chosen = []
     for words in things_of(instrument.vocabulary).values():
         if word not in words:
-            chosen += [other for other in (_first_clear(instrument, words),) if other]
+            chosen += clear_words(instrument, words, 1)
     return chosen[:OTHER_WORDS]
 
 
@@ -64,27 +65,22 @@ def related_words(instrument: Instrument, word: str, n: int = N_RELATED) -> list
     texts /= np.maximum(np.linalg.norm(texts, axis=1, keepdims=True), 1e-12)
     nearness = texts @ texts[things.index(word)]
     ranked = [things[i] for i in np.argsort(-nearness, kind="stable") if things[i] != word and nearness[i] <= SAME_THING]
-    found = _clear(instrument, [other for other in ranked if other in own], n - 2)
-    return found + _clear(instrument, [other for other in ranked if other not in own], n - len(found))
+    found = clear_words(instrument, [other for other in ranked if other in own], n - 2)
+    return found + clear_words(instrument, [other for other in ranked if other not in own], n - len(found))
 
 
-def _clear(instrument: Instrument, words: list[str], n: int) -> list[str]:
+def clear_words(instrument: Instrument, words: Sequence[str], n: int) -> list[str]:
+    """The first `n` of some words that have a clear exemplar; fewer where fewer have."""
     found: list[str] = []
     for word in words:
         if len(found) == n:
             break
-        found += [word] if _first_clear(instrument, [word]) else []
-    return found
-
-
-def _first_clear(instrument: Instrument, words: list[str]) -> str:
-    for word in words:
         try:
             exemplars_of(instrument, word)
         except EditError:
             continue
-        return word
-    return ""
+        found.append(word)
+    return found
 
 
 def exemplars_of(instrument: Instrument, word: str) -> tuple[Exemplar, ...]:

@@ -8,11 +8,17 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from mine_core.attribution.traced import coarse_values
 from mine_core.counterfactual.controls import ControlEdit, make_controls
 from mine_core.counterfactual.editor_presets import editor_available, load_editor_presets
 from mine_core.counterfactual.editors import Editor, OnStep, create_editor
-from mine_core.counterfactual.insertion import Exemplar, ExemplarInserter, insertion_mask, least_attributed_place
+from mine_core.counterfactual.insertion import (
+    Exemplar,
+    ExemplarInserter,
+    disc,
+    insertion_mask,
+    least_attributed_place,
+    oval_mask,
+)
 from mine_core.counterfactual.instant import masked_patch_estimate
 from mine_core.counterfactual.removal import DRIVING_SHARE, TRACED_SHARE, InpaintRemover, driving_mask
 from mine_core.counterfactual.shift import embed_distinct, predict_shift
@@ -22,7 +28,7 @@ from mine_core.errors import EditError
 from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
 from mine_core.instrument.things import exemplars_of, other_words, require_word, text_of, thing_in
-from mine_core.instrument.where import heat_of, heat_of_read_out
+from mine_core.instrument.where import heat_of, heat_of_read_out, on_patches
 from mine_core.types import ImageEdit, IsCancelled, PredictedShift
 
 Kind = Literal["remove", "insert"]
@@ -85,7 +91,7 @@ def driving_region(instrument: Instrument, voxel: int, stimulus: int) -> Bool[np
     Raises EditError where nothing in the image raises the voxel's prediction.
     """
     image = np.asarray(instrument.subject.stimuli.images[stimulus])
-    return _object_under(instrument, image, heat_of(instrument, voxel, stimulus))
+    return object_under(instrument, image, heat_of(instrument, voxel, stimulus))
 
 
 def word_region(instrument: Instrument, stimulus: int, word: str) -> Bool[np.ndarray, "height width"]:
@@ -95,10 +101,10 @@ def word_region(instrument: Instrument, stimulus: int, word: str) -> Bool[np.nda
     """
     require_word(instrument, word)
     image = np.asarray(instrument.subject.stimuli.images[stimulus])
-    return _object_under(instrument, image, heat_of_read_out(instrument, np.array([stimulus]), text_of(instrument, word))[0])
+    return object_under(instrument, image, heat_of_read_out(instrument, np.array([stimulus]), text_of(instrument, word))[0])
 
 
-def _object_under(
+def object_under(
     instrument: Instrument, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "row col"]
 ) -> Bool[np.ndarray, "height width"]:
     """The object under a heatmap, of which a traced one (on half patches) needs another share than the decomposition."""
@@ -248,14 +254,11 @@ def _region_to_paint(
 ) -> Bool[np.ndarray, "height width"]:
     """An oval at the place that is asked for, or where the image drives the voxel least."""
     height, width = image.shape[:2]
-    side = 2 * round(PAINTED_SIZE * min(height, width) / 2)
-    y, x = np.indices((side, side)) + 0.5 - side / 2
-    oval = Exemplar(request.word, np.zeros((side, side, 3), np.uint8), x**2 + y**2 <= (side / 2) ** 2, "oval")
     if request.place is not None:
         at = ((request.place[1] + 0.5) / width, (request.place[0] + 0.5) / height)
     else:
-        at = least_attributed_place(heat, oval, size=PAINTED_SIZE)
-    return insertion_mask(oval, height, width, x=at[0], y=at[1], size=PAINTED_SIZE)
+        at = least_attributed_place(heat, disc(height, width, PAINTED_SIZE), size=PAINTED_SIZE)
+    return oval_mask(height, width, x=at[0], y=at[1], size=PAINTED_SIZE)
 
 
 def _thing_of(instrument: Instrument, request: EditRequest) -> str:
@@ -320,10 +323,15 @@ def _inserter(
     return ExemplarInserter({request.word: own}), mask
 
 
+def presence_scale(instrument: Instrument) -> PresenceScale:
+    """How much of a word the patches of validation stimuli show: what an edit's own patches are held against."""
+    validation = instrument.subject.splits.validation
+    return PresenceScale(np.asarray(instrument.features.patches[validation]), instrument.features.backbone.grid)
+
+
 def _verified(instrument: Instrument, edit: ImageEdit, word: str, direction: int) -> ImageEdit:
     """Ask the backbone whether the edit did what was asked, and record it in the edit."""
-    validation = instrument.subject.splits.validation
-    scale = PresenceScale(np.asarray(instrument.features.patches[validation]), instrument.features.backbone.grid)
+    scale = presence_scale(instrument)
     text = text_of(instrument, word)
     patches = instrument.backbone.get().embed(np.stack([edit.original, edit.edited])).patches
     found = verify_edit(edit, word, text, patches[0], patches[1], scale, direction=direction)
@@ -332,8 +340,7 @@ def _verified(instrument: Instrument, edit: ImageEdit, word: str, direction: int
 
 def driving_words(instrument: Instrument, stimulus: int, heat: Float[np.ndarray, "row col"]) -> tuple[str, ...]:
     """Words that the patches which drive a voxel in an image are read as, clearest first; none where nothing does."""
-    coarse = heat if heat.shape == instrument.features.backbone.grid else coarse_values(heat)
-    found = attributed_words(
-        instrument.features, instrument.mean_patches, np.array([stimulus]), coarse[None], instrument.vocabulary, k=DRIVING_WORDS
-    )
+    values = on_patches(instrument, heat)[None]
+    chosen = np.array([stimulus])
+    found = attributed_words(instrument.features, instrument.mean_patches, chosen, values, instrument.vocabulary, k=DRIVING_WORDS)
     return tuple(found[0])

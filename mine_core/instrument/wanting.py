@@ -1,5 +1,6 @@
 """One voxel's whole profile: its words, attributes, images and caveats, from stored arrays alone."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,6 +11,7 @@ from mine_core.description.attributes import AttributeGround, attribute_of, prep
 from mine_core.description.contrast import beside_contrast
 from mine_core.description.decoding import LEAST_HELD_OUT
 from mine_core.description.wants import Ground, VoxelWants, prepare, want
+from mine_core.errors import EditError
 from mine_core.instrument.instrument import Instrument, Keyed
 from mine_core.profiles import profile_voxel, withheld_text
 from mine_core.types import AttributeScore, VoxelProfile
@@ -42,6 +44,22 @@ def _wanting(keyed: Keyed) -> Wanting:
 def wants_of(instrument: Instrument, wanting: Wanting, voxels: Int[np.ndarray, " chosen"]) -> tuple[VoxelWants, ...]:
     """Words of some voxels, chosen on training and scored on held-out stimuli."""
     return want(wanting.ground, instrument.words, instrument.subject.responses, voxels)
+
+
+def first_words(instrument: Instrument, voxels: Int[np.ndarray, " chosen"], among: Collection[str]) -> dict[int, str]:
+    """The first word of each voxel's description that is `among` some, in the order of the voxels; without those that have none.
+
+    Raises EditError where no voxel can be described: the backbone has no words, or too few images are held out to score one.
+    """
+    wanting = wanting_of(instrument)
+    if wanting is None:
+        raise EditError("This backbone has no words, or too few images are held out to score one: nothing can be described.")
+    found = {}
+    for voxel, wants in zip(voxels.tolist(), wants_of(instrument, wanting, voxels), strict=True):
+        named = [word for word in wants.description.phrases if word in among]
+        if named:
+            found[voxel] = named[0]
+    return found
 
 
 def outdone_by_contrast(instrument: Instrument) -> Bool[np.ndarray, " voxel"]:

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from mine_core.attribution.traced import trace_read_outs
+from mine_core.attribution.traced import coarse_values, trace_read_outs
 from mine_core.backbones.base import Backbone
 from mine_core.errors import AlignmentError, BackboneError
 from mine_core.instrument.attributions import averaged_stimuli
@@ -60,3 +60,8 @@ def _start(keyed: Keyed) -> Float[np.ndarray, "token width"] | None:
         return mean_tokens(backbone, averaged_stimuli(keyed.instrument))
     except BackboneError:
         return None
+
+
+def on_patches(instrument: Instrument, heat: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "patch_row patch_col"]:
+    """A heatmap on the backbone's patches: a traced one, on half patches, is summed up."""
+    return heat if heat.shape == instrument.features.backbone.grid else coarse_values(heat)

@@ -15,6 +15,7 @@ from mine_core.experiments.claim_summary import CONTRASTS, causes_entry, contras
 from mine_core.experiments.claims import Piece, Settings, do_piece, find_claims, measure_claims, plain
 from mine_core.experiments.composing import CutOuts, Said, describe_patches, neutral_ground
 from mine_core.figures import contrasts_figure
+from mine_core.instrument import wanting
 from mine_core.instrument.second import build_second
 from mine_core.subjects.phantom.scenes import CONCEPTS
 
@@ -283,6 +284,6 @@ def test_a_number_that_is_not_finite_is_refused() -> None:
 
 
 def test_a_backbone_without_words_is_refused(small: Any, apart: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "wanting_of", lambda _: None)
+    monkeypatch.setattr(wanting, "wanting_of", lambda _: None)
     with pytest.raises(EditError, match="nothing can be described"):
         measure_claims(small.config, apart)

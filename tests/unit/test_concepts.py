@@ -9,7 +9,7 @@ from mine_core.counterfactual import concept_test
 from mine_core.counterfactual.concept_test import VERDICTS
 from mine_core.errors import Cancelled, EditError
 from mine_core.experiments.concept_accuracy import rate
-from mine_core.instrument import concept_edits, concept_stimuli
+from mine_core.instrument import concept_edits, concept_stimuli, trials
 from mine_core.instrument.concept_edits import edit_images
 from mine_core.instrument.concept_stimuli import choose_stimuli
 from mine_core.instrument.concept_tables import drivers_of_refused, region_table, summary_of, voxel_table
@@ -134,7 +134,7 @@ def test_an_image_that_cannot_be_edited_is_named_and_left_out(small, few, shown,
     def refuse(*_, **__):
         raise EditError("No patch shows it.")
 
-    monkeypatch.setattr(concept_edits, "driving_mask", refuse)
+    monkeypatch.setattr(trials, "driving_mask", refuse)
     monkeypatch.setattr(concept_edits, "code_version", lambda *_: "another")
     test = run_concept(small.instrument, apart, shown)
     assert all(one.refused == "No patch shows it." for one in test.removals) and test.scores.n_removed == 0
