@@ -97,7 +97,7 @@ class DiffusionEditor:
         stop_if(cancelled)
         asked, what = read_instruction(instruction)
         prompt = self.prompt(asked, what)
-        window = window_around(edit_mask)
+        window = window_around(edit_mask, self.preset.surroundings)
         size = self.preset.side
         original, inside = cut(image, window, size), cut_mask(edit_mask, window, size)
         opacity = feather(edit_mask, FEATHER)
@@ -123,7 +123,7 @@ class DiffusionEditor:
         Raises EditError if the mask does not pass `check_mask`.
         """
         check_mask(image, edit_mask)
-        window = window_around(edit_mask)
+        window = window_around(edit_mask, self.preset.surroundings)
         with self.loaded.lock:
             painted = _decoded(self.loaded.pipeline, cut(image, window, self.preset.side))
         return paste(image, laid_back(image, painted, window), feather(edit_mask, FEATHER))

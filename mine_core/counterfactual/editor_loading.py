@@ -44,6 +44,11 @@ def load_from_assets(preset: EditorPreset, folder: Path, device: str = "cpu") ->
 
     described = read_description(folder)
     shape = EditorShape.from_dict(described["shape"])
+    if shape.surroundings != preset.surroundings:
+        raise EditError(
+            f"Editor '{preset.name}' learnt with surroundings of {shape.surroundings:g}, its preset says {preset.surroundings:g}; "
+            "restore both."
+        )
     if shape.size != preset.side:
         raise EditError(f"Editor '{preset.name}' paints {shape.size} pixels, its preset says {preset.side}; restore both.")
     return DiffusionEditor(preset, load_pipeline(preset, folder, device, weights=described["sha256"]), frozenset(shape.words))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mine_core.config import PROJECT
+from mine_core.counterfactual.windows import SURROUNDINGS
 from mine_core.errors import ConfigError, EditError
 
 EDITOR_PRESETS = PROJECT / "assets" / "editors.toml"
@@ -47,6 +48,7 @@ class EditorPreset:
     variant: str = ""
     lora: str = ""
     scheduler: str = ""
+    surroundings: float = SURROUNDINGS
 
 
 def load_editor_presets(path: Path | None = None) -> dict[str, EditorPreset]:

@@ -25,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from mine_core.artifacts import hash_file, hash_text, write_text
 from mine_core.config import PROJECT
+from mine_core.counterfactual.windows import SURROUNDINGS
 from mine_core.errors import EditError
 
 ASSETS = PROJECT / "assets" / "editors"
@@ -47,6 +48,7 @@ class EditorShape:
     width : channels of the autoencoder; encoder_blocks, decoder_blocks : residual blocks per level, finest first and last.
     channels : of the UNet, finest level first; attention : which levels read the prompt by attention.
     context : longest prompt in tokens, start and end included.
+    surroundings : of the mask in the window, as a share of the mask's longer side.
     """
 
     words: tuple[str, ...]
@@ -62,6 +64,7 @@ class EditorShape:
     text_width: int = 128
     text_layers: int = 2
     context: int = 20
+    surroundings: float = SURROUNDINGS
 
     def __post_init__(self) -> None:
         step = self.cell * 2 ** (len(self.channels) - 1)

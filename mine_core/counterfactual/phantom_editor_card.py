@@ -10,11 +10,18 @@ from typing import Any
 
 from mine_core.artifacts import write_text
 from mine_core.config import PROJECT
+from mine_core.counterfactual.windows import SURROUNDINGS
 from mine_core.errors import EditError
 
 NAME = "phantom"
 EDITORS = PROJECT / "assets" / "editors"
 DESCRIBED, QUALITY = "editor.json", "quality.json"
+MINUTES = {"critic-pictures": "critic-minutes", "sharp": "sharp-minutes", "critic-latents": "critic-minutes"}
+TAUGHT = {
+    "critic-pictures": "A critic of pictures",
+    "sharp": "The autoencoder again, with what that critic sees",
+    "critic-latents": "A critic of latents, which the denoiser is to convince as well",
+}
 ATTRIBUTES = ("colour", "expression", "pose", "hair", "glasses", "hat", "age", "view")
 
 
@@ -31,7 +38,7 @@ def card(directory: Path) -> str:
             "run python -m mine_core.counterfactual.phantom_editor_quality again."
         )
     megabytes = sum(file.stat().st_size for file in directory.rglob("*.safetensors")) / 1e6
-    parts = (_head(), _shape(described, megabytes), _training(described["training"]), _figures(quality), _limits())
+    parts = (_head(), _shape(described, megabytes), _training(described["training"], described["shape"]), _figures(quality), _limits())
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -50,7 +57,8 @@ def _shape(described: dict[str, Any], megabytes: float) -> list[str]:
     return [
         "## Model",
         "",
-        f"- A square window about the mask, {shape['size']} x {shape['size']} pixels; latents of 4 channels, one cell of "
+        f"- A square window about the mask with {100 * shape.get('surroundings', SURROUNDINGS):.0f} % of its longer side on each "
+        f"side, {shape['size']} x {shape['size']} pixels; latents of 4 channels, one cell of "
         f"{2 ** (len(shape['encoder_blocks']) - 1)} x {2 ** (len(shape['encoder_blocks']) - 1)} pixels.",
         f"- AutoencoderTiny of width {shape['width']}; UNet of {', '.join(map(str, shape['channels']))} channels that reads the "
         f"prompt through its time embedding and by attention; text encoder of {shape['text_layers']} layers, width "
@@ -60,7 +68,8 @@ def _shape(described: dict[str, Any], megabytes: float) -> list[str]:
     ]
 
 
-def _training(training: dict[str, Any]) -> list[str]:
+def _training(training: dict[str, Any], shape: dict[str, Any]) -> list[str]:
+    window = f"--size {shape['size']} --surroundings {shape.get('surroundings', SURROUNDINGS):g}"
     autoencoder, denoiser = training["autoencoder"], training["denoiser"]
     pools = " and ".join(f"{n:,} edits in windows of {size} pixels" for size, n in training["pool"].items())
     return [
@@ -68,6 +77,7 @@ def _training(training: dict[str, Any]) -> list[str]:
         "",
         f"- Autoencoder: {_stage(autoencoder)}. Denoiser with text encoder: {_stage(denoiser)}, on a pool of {pools}, new noise and "
         "new words each time.",
+        *(f"- {TAUGHT[stage]}: {_stage(training[stage])}." for stage in TAUGHT if stage in training),
         f"- Scenes with seeds from {min(training['first_seed'].values()):,} on, of one to three objects of any concept on any "
         "background; evaluation scenes have seeds from 1,000,000 on; subjects have small seeds.",
         *(f"- {note}" for note in training["notes"]),
@@ -75,9 +85,10 @@ def _training(training: dict[str, Any]) -> list[str]:
         "```",
         f"python -m mine_core.counterfactual.train_phantom --stage autoencoder {_asked(autoencoder, 'autoencoder-minutes')} "
         f"--rate {autoencoder['recipe']['rate'] / 2:g}",
+        *(_command(training, stage, window) for stage in MINUTES if stage in training),
         f"python -m mine_core.counterfactual.train_phantom --stage denoiser {_asked(denoiser, 'minutes')} "
         f"--rate {denoiser['recipe']['rate']:g} --pool {next(iter(training['pool'].values()))} "
-        f"--size {list(training['pool'])[-1]} --large-pool {list(training['pool'].values())[-1]}",
+        f"--first-size {next(iter(training['pool']))} --large-pool {list(training['pool'].values())[-1]} {window}",
         "python -m mine_core.counterfactual.train_phantom --export",
         f"python -m mine_core.counterfactual.phantom_editor_quality --json assets/editors/{NAME}/{QUALITY}",
         "python -m mine_core.counterfactual.phantom_editor_card",
@@ -96,16 +107,29 @@ def _stage(stage: dict[str, Any]) -> str:
     )
 
 
+def _command(training: dict[str, Any], stage: str, window: str) -> str:
+    recipe = training[stage]["recipe"]
+    rate = recipe["rate"] if stage == "sharp" else recipe["rate"] / 2
+    asked = f"{_asked(training[stage], MINUTES[stage])} --rate {rate:g} --batch {recipe['batch_size']}"
+    return f"python -m mine_core.counterfactual.train_phantom --stage {stage} {asked} {window}"
+
+
 def _asked(stage: dict[str, Any], minutes: str) -> str:
     recipe = stage["recipe"]
     return f"--steps {recipe['steps']} --{minutes} {recipe['minutes']:g} --seed {recipe['seed']}"
 
 
 def _figures(quality: dict[str, Any]) -> list[str]:
-    made, drawn = quality["insertions"], quality["rendered"]
+    made, passed, drawn = quality["insertions"], quality["round_trip"], quality["rendered"]
     n_concepts = len(made["recognised_each"])
-    rows = [_row(f"Concept recognised ({n_concepts} concepts)", made["recognised"], drawn["recognised"], 1 / n_concepts)]
-    rows += [_row(name.capitalize(), made[name], drawn[name], made[name]["chance"]) for name in ATTRIBUTES if name in made]
+    rows = [
+        _row(
+            f"Concept recognised ({n_concepts} concepts)", made["recognised"], passed["recognised"], drawn["recognised"], 1 / n_concepts
+        )
+    ]
+    rows += [
+        _row(name.capitalize(), made[name], passed[name], drawn[name], made[name]["chance"]) for name in ATTRIBUTES if name in made
+    ]
     worst = sorted(made["recognised_each"].items(), key=lambda entry: entry[1])[:6]
     removals = [
         f"| {name} | {entry['mean']:.2f} | {entry['median']:.2f} | {entry['n']} |" for name, entry in quality["removals"].items()
@@ -115,10 +139,11 @@ def _figures(quality: dict[str, Any]) -> list[str]:
         "## Measured quality",
         "",
         f"Insertions into held-out scenes, under boxes and ovals of any aspect (1:2 to 2:1). {quality['judge']} The column "
-        "`rendered` is what the judge finds in truly rendered objects: its own ceiling. Intervals are 95 % (Wilson).",
+        "`rendered` is what the judge finds in truly rendered objects: its own ceiling; `re-encoded`, in these after the "
+        "autoencoder alone: what painting can reach. Intervals are 95 % (Wilson).",
         "",
-        "| | painted | 95 % interval | n | rendered | chance |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| | painted | 95 % interval | n | re-encoded | rendered | chance |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
         *rows,
         "",
         "Weakest concepts: " + ", ".join(f"{name} {value:.2f}" for name, value in worst) + ".",
@@ -134,9 +159,9 @@ def _figures(quality: dict[str, Any]) -> list[str]:
     ]
 
 
-def _row(label: str, made: dict[str, float], drawn: dict[str, float], chance: float) -> str:
+def _row(label: str, made: dict[str, float], passed: dict[str, float], drawn: dict[str, float], chance: float) -> str:
     interval = f"{made['low']:.3f} to {made['high']:.3f}"
-    return f"| {label} | {made['value']:.3f} | {interval} | {made['n']} | {drawn['value']:.3f} | {chance:.3f} |"
+    return f"| {label} | {made['value']:.3f} | {interval} | {made['n']} | {passed['value']:.3f} | {drawn['value']:.3f} | {chance:.3f} |"
 
 
 def _limits() -> list[str]:

@@ -9,8 +9,9 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -32,7 +33,7 @@ from mine_core.counterfactual.editor_judge import (
 )
 from mine_core.counterfactual.editor_loading import load_editor
 from mine_core.counterfactual.editors import Editor, create_editor
-from mine_core.counterfactual.train_pairs import SCENE_SIZE, prompt_of
+from mine_core.counterfactual.train_pairs import SCENE_SIZE, pairs_of, prompt_of
 from mine_core.statistics import share_interval
 from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
@@ -86,6 +87,30 @@ def measure_insertions(editor: Editor, judge: Judge, asked: Sequence[Insertion])
         edited.append(edit.edited)
         views.append(view_of(edit.edited, request.edit_mask))
     return _as_asked(judge, joined(views), [request.item for request in asked]), edited
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """An editor that can show what its autoencoder alone makes of a region."""
+
+    def round_trip(
+        self, image: UInt8[np.ndarray, "height width 3"], edit_mask: Bool[np.ndarray, "height width"]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """The image, encoded and decoded under the mask."""
+
+
+def measure_round_trip(editor: Encodes, judge: Judge, n: int, first_seed: int = FIRST_SEED + 60_000_000) -> dict[str, Any]:
+    """What the judge finds in rendered insertions after the editor's autoencoder alone: no painting can be told apart better."""
+    views: list[Views] = []
+    items: list[scenes.SceneObject] = []
+    for seed in count(first_seed):
+        for pair in pairs_of(seed):
+            if pair.item is not None and len(items) < n:
+                views.append(view_of(editor.round_trip(pair.after, pair.edit_mask), pair.edit_mask))
+                items.append(pair.item)
+        if len(items) >= n:
+            return _as_asked(judge, joined(views), items)
+    raise AssertionError("seeds do not end")
 
 
 def _as_asked(judge: Judge, views: Views, items: Sequence[scenes.SceneObject]) -> dict[str, Any]:
@@ -152,6 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--insertions", type=int, default=720)
     parser.add_argument("--removals", type=int, default=200)
+    parser.add_argument("--round-trips", type=int, default=600, help="rendered things through the autoencoder alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of edits to this PNG")
     asked = parser.parse_args(arguments)
@@ -170,6 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
         "judge": f"The judge is read-outs of backbone `{BACKBONE}` fit on rendered objects; it sees what is under the mask alone.",
         "insertions": report,
         "rendered": _as_asked(judge, views, items),
+        "round_trip": measure_round_trip(editor, judge, asked.round_trips),
         "removals": measure_removals([editor, create_editor("patch-fill"), create_editor("smooth-fill")], asked.removals),
         "seconds": measure_speed(editor, requests[:10]) | {"threads": asked.threads},
     }
@@ -182,10 +209,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def brief(report: dict[str, Any]) -> dict[str, Any]:
-    """The main figures of a report, those of rendered objects after the stroke."""
-    made, drawn = report["insertions"], report["rendered"]
+    """The main figures of a report: painted, rendered and sent through the autoencoder, rendered."""
+    made, passed, drawn = report["insertions"], report["round_trip"], report["rendered"]
     names = ("recognised", *(name for name in DRAWN_ATTRIBUTES if name in made))
-    shares = {name: f"{made[name]['value']:.3f} / {drawn[name]['value']:.3f}" for name in names}
+    shares = {name: f"{made[name]['value']:.3f} / {passed[name]['value']:.3f} / {drawn[name]['value']:.3f}" for name in names}
     removals = {name: round(values["mean"], 2) for name, values in report["removals"].items()}
     worst = sorted(made["recognised_each"].items(), key=lambda entry: entry[1])[:6]
     return {**shares, "removals": removals, "seconds": report["seconds"], "worst": worst}

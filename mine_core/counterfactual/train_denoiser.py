@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mine_core.counterfactual.phantom_editor import EditorShape, Part, build_scheduler, build_tokenizer
 from mine_core.counterfactual.train_autoencoder import to_pixels
-from mine_core.counterfactual.train_pairs import prompt_of
+from mine_core.counterfactual.train_critic import Critic, answers_loss, answers_told
+from mine_core.counterfactual.train_pairs import prompt_of, read_items, written_items
 from mine_core.counterfactual.train_run import Run
 from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
@@ -25,6 +26,7 @@ from mine_core.subjects.phantom import scenes
 INSERTED = 0.72  # of the denoiser's pictures; the rest are removals
 WORDLESS = 0.1  # of its prompts, so that it can be guided
 OUTSIDE = 0.05  # weight of cells that are not to be repainted: they teach, but nobody sees them
+CRITIC_WEIGHT = 0.2  # of what the critic says of the expected picture, relative to the squared error
 LARGE_FROM = 0.7  # share of the stage after which windows have their final size: small ones teach what is what, cheaply
 logger = logging.getLogger(__name__)
 
@@ -50,22 +52,17 @@ class Pool:
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
         """Replace the file in one move."""
-        items = [None if item is None else asdict(item) for item in self.items]
         temporary = path.with_name(f".{path.name}")
         tensors = {"latents": self.latents, "seen": self.seen, "cells": self.cells}
-        save_file(tensors, temporary, metadata={"items": json.dumps(items), "about": json.dumps(about)})
+        save_file(tensors, temporary, metadata={"items": written_items(self.items), "about": json.dumps(about)})
         temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Pool":
         """Read a pool."""
         with safe_open(path, "pt") as stream:
-            items = json.loads(stream.metadata()["items"])
-        return cls(**load_file(path), items=tuple(None if item is None else _item(item) for item in items))
-
-
-def _item(values: dict[str, Any]) -> scenes.SceneObject:
-    return scenes.SceneObject(**{**values, "attributes": tuple((name, value) for name, value in values["attributes"])})
+            items = read_items(stream.metadata()["items"])
+        return cls(**load_file(path), items=items)
 
 
 @torch.no_grad()
@@ -93,11 +90,11 @@ def encode_pool(autoencoder: Part, shape: EditorShape, chunks: Iterator[Any], n_
 class DenoiserBatches:
     """Losses of the denoiser, step by step: a function of the step's number, and of which pool the schedule has come to.
 
-    `pools` hold small windows and then large ones, or windows of one size.
+    `pools` hold small windows and then large ones, or windows of one size; `critic` looks at latents, where there is one.
     """
 
-    def __init__(self, pools: Sequence[Pool], shape: EditorShape, run: Run) -> None:
-        self.pools, self.run = pools, run
+    def __init__(self, pools: Sequence[Pool], shape: EditorShape, run: Run, critic: Critic | None = None) -> None:
+        self.pools, self.run, self.critic = pools, run, critic
         self.scheduler: Any = build_scheduler()
         self.tokenizer = build_tokenizer(shape)
         self.rows = [(pool.inserted, pool.removed) for pool in pools]
@@ -124,15 +121,25 @@ class DenoiserBatches:
         times = (strata * self.scheduler.config.num_train_timesteps).long()
         noise = torch.randn(n, *pool.latents.shape[1:], generator=generator)
         ids = self.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
-        return partial(denoiser_loss, pool=pool, rows=chosen, ids=ids, times=times, noise=noise, run=self.run)
+        told = answers_told([pool.items[row] for row in chosen], prompts) if self.critic is not None else {}
+        answers = {name: torch.from_numpy(values) for name, values in told.items()}
+        asked = partial(critic_of_expected, critic=self.critic, answers=answers) if self.critic is not None else None
+        return partial(denoiser_loss, pool=pool, rows=chosen, ids=ids, times=times, noise=noise, run=self.run, asked=asked)
 
 
 def denoiser_loss(
-    parts: nn.ModuleDict, pool: Pool, rows: Tensor, ids: Tensor, times: Tensor, noise: Tensor, run: Run
+    parts: nn.ModuleDict,
+    pool: Pool,
+    rows: Tensor,
+    ids: Tensor,
+    times: Tensor,
+    noise: Tensor,
+    run: Run,
+    asked: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Float[Tensor, ""]:
-    """Squared error of the predicted velocity, cells outside the mask counting little.
+    """Squared error of the predicted velocity, cells outside the mask counting little; and what a critic says, where `asked`.
 
-    v = sqrt(a_t) noise - sqrt(1 - a_t) latents
+    v = sqrt(a_t) noise - sqrt(1 - a_t) latents;  expected latents = sqrt(a_t) noisy - sqrt(1 - a_t) v
     """
     scheduler: Any = build_scheduler()
     device = run.device
@@ -146,4 +153,23 @@ def denoiser_loss(
         stacked = torch.cat([noisy, cells, seen], dim=1).contiguous(memory_format=torch.channels_last)
         found = parts["denoiser"](stacked, times, encoder_hidden_states=text, return_dict=False)[0]
     weight = OUTSIDE + (1 - OUTSIDE) * cells
-    return (weight * (found.float() - wanted) ** 2).sum() / (weight.sum() * latents.shape[1])
+    error = (weight * (found.float() - wanted) ** 2).sum() / (weight.sum() * latents.shape[1])
+    if asked is None:
+        return error
+    kept = scheduler.alphas_cumprod.to(device)[times]
+    expected = kept.sqrt()[:, None, None, None] * noisy - (1 - kept).sqrt()[:, None, None, None] * found.float()
+    with run.precision():
+        return error + CRITIC_WEIGHT * asked(expected, cells, kept)
+
+
+def critic_of_expected(
+    expected: Float[Tensor, "edit channel row col"],
+    cells: Float[Tensor, "edit 1 row col"],
+    kept: Float[Tensor, " edit"],
+    *,
+    critic: Critic,
+    answers: dict[str, Tensor],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of what was asked in what a critic sees in expected latents, less where they are mostly noise (sqrt(a_t))."""
+    known = {name: values.to(expected.device) for name, values in answers.items()}
+    return answers_loss(critic(expected, cells), known, kept.sqrt())

@@ -3,7 +3,10 @@
 The true picture behind an object is the same scene drawn without it, so removal and insertion are both supervised exactly.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -228,6 +231,20 @@ def prompt_of(item: scenes.SceneObject | None, rng: np.random.Generator, *, told
     return opening + " ".join(words)
 
 
+def written_items(items: Sequence[scenes.SceneObject | None]) -> str:
+    """Inserted objects as JSON; None where something was removed."""
+    return json.dumps([None if item is None else asdict(item) for item in items])
+
+
+def read_items(text: str) -> tuple[scenes.SceneObject | None, ...]:
+    """What `written_items` wrote."""
+    return tuple(None if values is None else _item(values) for values in json.loads(text))
+
+
+def _item(values: dict[str, Any]) -> scenes.SceneObject:
+    return scenes.SceneObject(**{**values, "attributes": tuple((name, value) for name, value in values["attributes"])})
+
+
 def prompt_words() -> tuple[str, ...]:
     """Every word that a prompt may hold, sorted."""
     values = {value for attributes in DRAWN.values() for values in attributes.values() for value in values}
@@ -252,8 +269,8 @@ def crop_of(pair: EditPair, size: int, cell: int, surroundings: float = SURROUND
 class CropChunks(Dataset):
     """Chunk number -> (pictures after their edits, cells that may change, what was inserted), a pure function of the number."""
 
-    def __init__(self, first_seed: int, size: int, cell: int, n_scenes: int = 8) -> None:
-        self.first_seed, self.size, self.cell, self.n_scenes = first_seed, size, cell, n_scenes
+    def __init__(self, first_seed: int, size: int, cell: int, n_scenes: int = 8, surroundings: float = SURROUNDINGS) -> None:
+        self.first_seed, self.size, self.cell, self.n_scenes, self.surroundings = first_seed, size, cell, n_scenes, surroundings
 
     def __getitem__(
         self, number: int
@@ -262,7 +279,7 @@ class CropChunks(Dataset):
         cv2.setNumThreads(1)
         seeds = range(self.first_seed + number * self.n_scenes, self.first_seed + (number + 1) * self.n_scenes)
         pairs = [pair for seed in seeds for pair in pairs_of(seed)]
-        crops = [crop_of(pair, self.size, self.cell) for pair in pairs]
+        crops = [crop_of(pair, self.size, self.cell, self.surroundings) for pair in pairs]
         images, cells = np.stack([crop.after for crop in crops]), np.stack([crop.cells for crop in crops])
         return torch.from_numpy(images), torch.from_numpy(cells), [pair.item for pair in pairs]
 

@@ -2,16 +2,18 @@
 
     python -m mine_core.counterfactual.train_phantom --autoencoder-minutes 14 --minutes 60 --threads 1
 
-Three stages, each resumed where it was cut off: the autoencoder; pools of edits as latents, made once; the denoiser with its
-text encoder on those pools. Checkpoints (safetensors, one atomic file a stage with weights, average, optimiser and settings) go
-to cache/training/phantom-editor. `--export` writes the averaged weights to assets/editors/phantom.
+Stages, each resumed where it was cut off: the autoencoder; a critic of pictures; the autoencoder again, with what that critic sees;
+pools of edits as latents, made once; a critic of latents; and the denoiser with its text encoder on those pools. Checkpoints
+(safetensors, one atomic file a stage with weights, average, optimiser and settings) go to cache/training/phantom-editor. `--export`
+writes the averaged weights to assets/editors/phantom.
 """
 
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,18 @@ from mine_core.counterfactual.phantom_editor import (
     save_editor,
 )
 from mine_core.counterfactual.train_autoencoder import batches, trained_autoencoder
+from mine_core.counterfactual.train_critic import Critic, CriticBatches
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
 from mine_core.counterfactual.train_pairs import CropChunks, prompt_words
 from mine_core.counterfactual.train_run import CHECKPOINT, Recipe, Run, read_state, under
+from mine_core.counterfactual.train_sharp import CROP_SEED, Crops, SharpBatches, made_crops
+from mine_core.counterfactual.windows import SURROUNDINGS
+from mine_core.errors import EditError
 
 NAME = "phantom"
 POOL_SEED = 800_000_000
+CRITICS = {"critic-latents": (4, 2), "critic-pictures": (3, 4)}  # channels and halvings
+STAGES = ("all", "autoencoder", "critic-pictures", "sharp", "pool", "critic-latents", "denoiser")
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +64,33 @@ def denoiser_run(recipe: Recipe, shape: EditorShape, device: torch.device, direc
     return _resumed(Run(recipe, nn.ModuleDict(parts), device), directory)
 
 
+def critic_run(recipe: Recipe, device: torch.device, directory: Path) -> Run:
+    """A new critic of the kind that its stage names, or that of the checkpoint in `directory`."""
+    torch.manual_seed(recipe.seed + 2)
+    return _resumed(Run(recipe, nn.ModuleDict({"critic": Critic(*CRITICS[recipe.stage])}), device), directory)
+
+
+def trained_critic(root: Path, stage: str, device: torch.device) -> Critic | None:
+    """The averaged critic of a stage, its weights held; None where there is none."""
+    if not (root / stage / CHECKPOINT).is_file():
+        return None
+    critic = Critic(*CRITICS[stage]).eval().requires_grad_(False)
+    critic.load_state_dict(under(under(load_file(root / stage / CHECKPOINT), "average"), "critic"))
+    return critic.to(device)
+
+
+def sharp_run(recipe: Recipe, device: torch.device, root: Path) -> Run:
+    """The autoencoder of the first stage, to be trained further, or that of the second stage's checkpoint."""
+    autoencoder, _ = trained_autoencoder(root / "autoencoder")
+    run = Run(recipe, nn.ModuleDict({"autoencoder": autoencoder.train()}), device)
+    return _resumed(run, root / "sharp")
+
+
+def autoencoder_folder(root: Path) -> Path:
+    """Where the checkpoint of the autoencoder's last stage lies."""
+    return root / "sharp" if (root / "sharp" / CHECKPOINT).is_file() else root / "autoencoder"
+
+
 def saved_shape(directory: Path) -> EditorShape | None:
     """Shape of the networks of a checkpoint; None without one."""
     return EditorShape.from_dict(read_state(directory)["shape"]) if (directory / CHECKPOINT).is_file() else None
@@ -68,16 +103,17 @@ def _resumed(run: Run, directory: Path) -> Run:
     return run
 
 
-def made_pool(root: Path, size: int, n_edits: int, workers: int) -> Pool:
+def made_pool(root: Path, size: int, n_edits: int, workers: int, surroundings: float = SURROUNDINGS) -> Pool:
     """The pool of a trained autoencoder for windows of `size` pixels: read, or made and kept."""
     path = root / f"pool-{size}.safetensors"
-    about = {"autoencoder": hash_file(root / "autoencoder" / CHECKPOINT), "n_edits": n_edits, "first_seed": POOL_SEED}
+    weights = hash_file(autoencoder_folder(root) / CHECKPOINT)
+    about = {"autoencoder": weights, "n_edits": n_edits, "first_seed": POOL_SEED, "surroundings": surroundings}
     if path.is_file():
         with safe_open(path, "pt") as stream:
             if json.loads(stream.metadata()["about"]) == about:
                 return Pool.load(path)
-    autoencoder, shape = trained_autoencoder(root / "autoencoder")
-    chunks = batches(CropChunks(POOL_SEED, size, shape.cell), 0, n_edits, workers)
+    autoencoder, shape = trained_autoencoder(autoencoder_folder(root))
+    chunks = batches(CropChunks(POOL_SEED, size, shape.cell, surroundings=surroundings), 0, n_edits, workers)
     pool = encode_pool(autoencoder, shape, chunks, n_edits)
     pool.save(path, about)
     return pool
@@ -85,15 +121,15 @@ def made_pool(root: Path, size: int, n_edits: int, workers: int) -> Pool:
 
 def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Write the averaged weights of both stages to `assets`/phantom, with how they came about."""
-    autoencoder, _ = trained_autoencoder(root / "autoencoder")
+    autoencoder, _ = trained_autoencoder(autoencoder_folder(root))
     shape = EditorShape.from_dict(read_state(root / "denoiser")["shape"])
     tensors = under(load_file(root / "denoiser" / CHECKPOINT), "average")
     denoiser, text_encoder = build_denoiser(shape), build_text_encoder(shape)
     denoiser.load_state_dict(under(tensors, "denoiser"))
     text_encoder.load_state_dict(under(tensors, "text_encoder"))
-    seeds = {"autoencoder": train_autoencoder.FIRST_SEED, "pool": POOL_SEED}
+    seeds = {"autoencoder": train_autoencoder.FIRST_SEED, "pool": POOL_SEED, "crops": CROP_SEED}
     training: dict[str, Any] = {"notes": list(notes), "first_seed": seeds, "pool": {}}
-    for stage in ("autoencoder", "denoiser"):
+    for stage in (stage for stage in STAGES if (root / stage / CHECKPOINT).is_file()):
         state = read_state(root / stage)
         minutes = round(state["progress"]["seconds"] / 60, 1)
         training[stage] = {"recipe": state["recipe"], "steps": state["progress"]["step"], "minutes": minutes}
@@ -106,12 +142,17 @@ def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("all", "autoencoder", "pool", "denoiser"), default="all")
+    parser.add_argument("--stage", choices=STAGES, default="all")
     parser.add_argument("--autoencoder-minutes", type=float, default=14.0, help="of the autoencoder, those before a resume included")
     parser.add_argument("--minutes", type=float, default=60.0, help="of the denoiser, likewise")
+    parser.add_argument("--critic-minutes", type=float, default=8.0, help="of each critic, likewise")
+    parser.add_argument("--sharp-minutes", type=float, default=30.0, help="of the autoencoder's second stage, likewise")
+    parser.add_argument("--crops", type=int, default=14_000, help="pictures for the critic of pictures and the second stage")
     parser.add_argument("--pool", type=int, default=60_000, help="edits that the denoiser begins with")
     parser.add_argument("--large-pool", type=int, default=25_000, help="edits in windows of the final size")
-    parser.add_argument("--size", type=int, default=96, help="pixels of the final windows; 64: those that it begins with are final")
+    parser.add_argument("--first-size", type=int, default=64, help="pixels of the windows that the denoiser begins with")
+    parser.add_argument("--size", type=int, default=96, help="pixels of the final windows; as many: it has one pool")
+    parser.add_argument("--surroundings", type=float, default=SURROUNDINGS, help="of a mask in its window, of its longer side")
     parser.add_argument("--steps", type=int, default=1_000_000, help="end a stage after so many steps, if its minutes last longer")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak rate of the denoiser; the autoencoder's is twice that")
@@ -134,20 +175,73 @@ def main(arguments: list[str] | None = None) -> None:
         export(root, ASSETS, asked.note)
         return
     torch.set_num_threads(asked.threads)
-    device = torch.device(asked.device)
-    if asked.stage in ("all", "autoencoder"):
-        recipe = Recipe("autoencoder", asked.steps, asked.autoencoder_minutes, asked.batch, 2 * asked.rate, seed=asked.seed)
-        run, shape = autoencoder_run(recipe, EditorShape(prompt_words()), device, root / "autoencoder")
-        train_autoencoder.train_autoencoder(run, shape, root / "autoencoder", workers=asked.workers, save_minutes=asked.save_minutes)
-    if asked.stage != "autoencoder":
-        shape = replace(EditorShape.from_dict(read_state(root / "autoencoder")["shape"]), size=asked.size)
-        sizes = {shape.size: asked.large_pool} | {shape.first_size: asked.pool}
-        pools = [made_pool(root, size, n_edits, asked.workers) for size, n_edits in sorted(sizes.items())]
-    if asked.stage in ("all", "denoiser"):
-        recipe = Recipe("denoiser", asked.steps, asked.minutes, asked.batch, asked.rate, seed=asked.seed)
-        run = denoiser_run(recipe, shape, device, root / "denoiser")
-        losses = DenoiserBatches(pools, shape, run)
-        run.train(losses, lambda done: done.save(root / "denoiser", shape.to_dict()), save_minutes=asked.save_minutes)
+    stages = [stage for stage in STAGES[1:] if asked.stage in ("all", stage)]
+    for stage in stages:
+        _STAGES[stage](asked, root, torch.device(asked.device))
+
+
+def _train_autoencoder(asked: argparse.Namespace, root: Path, device: torch.device) -> None:
+    recipe = Recipe("autoencoder", asked.steps, asked.autoencoder_minutes, asked.batch, 2 * asked.rate, seed=asked.seed)
+    run, shape = autoencoder_run(recipe, EditorShape(prompt_words()), device, root / "autoencoder")
+    train_autoencoder.train_autoencoder(run, shape, root / "autoencoder", workers=asked.workers, save_minutes=asked.save_minutes)
+
+
+def _shape(asked: argparse.Namespace, root: Path) -> EditorShape:
+    shape = EditorShape.from_dict(read_state(root / "autoencoder")["shape"])
+    return replace(shape, size=asked.size, first_size=asked.first_size, surroundings=asked.surroundings)
+
+
+def _pools(asked: argparse.Namespace, root: Path, device: torch.device) -> list[Pool]:  # noqa: ARG001
+    shape = _shape(asked, root)
+    sizes = {shape.size: asked.large_pool} | {shape.first_size: asked.pool}
+    return [made_pool(root, size, n_edits, asked.workers, shape.surroundings) for size, n_edits in sorted(sizes.items())]
+
+
+def _crops(asked: argparse.Namespace, root: Path) -> Crops:
+    shape = _shape(asked, root)
+    return made_crops(root / f"crops-{shape.size}.safetensors", shape, asked.crops, asked.workers)
+
+
+def _train_critic(asked: argparse.Namespace, root: Path, device: torch.device, stage: str) -> None:
+    run = critic_run(
+        Recipe(stage, asked.steps, asked.critic_minutes, asked.batch, 2 * asked.rate, seed=asked.seed), device, root / stage
+    )
+    if stage == "critic-latents":
+        pool = _pools(asked, root, device)[-1]
+        losses = CriticBatches(lambda rows: pool.latents[rows].float(), pool.cells, pool.items, run)
+    else:
+        crops = _crops(asked, root)
+        losses = CriticBatches(crops.pixels, crops.inside, crops.items, run)
+    run.train(losses, lambda done: done.save(root / stage, {}), save_minutes=asked.save_minutes)
+
+
+def _train_denoiser(asked: argparse.Namespace, root: Path, device: torch.device) -> None:
+    pools, shape = _pools(asked, root, device), _shape(asked, root)
+    recipe = Recipe("denoiser", asked.steps, asked.minutes, asked.batch, asked.rate, seed=asked.seed)
+    run = denoiser_run(recipe, shape, device, root / "denoiser")
+    losses = DenoiserBatches(pools, shape, run, trained_critic(root, "critic-latents", device))
+    run.train(losses, lambda done: done.save(root / "denoiser", shape.to_dict()), save_minutes=asked.save_minutes)
+
+
+def _train_sharp(asked: argparse.Namespace, root: Path, device: torch.device) -> None:
+    critic = trained_critic(root, "critic-pictures", device)
+    if critic is None:
+        raise EditError("The autoencoder's second stage needs the critic of pictures; train --stage critic-pictures first.")
+    shape = _shape(asked, root)
+    recipe = Recipe("sharp", asked.steps, asked.sharp_minutes, asked.batch, asked.rate, seed=asked.seed)
+    run = sharp_run(recipe, device, root)
+    losses = SharpBatches(_crops(asked, root), critic, run)
+    run.train(losses, lambda done: done.save(root / "sharp", shape.to_dict()), save_minutes=asked.save_minutes)
+
+
+_STAGES: dict[str, Callable[[argparse.Namespace, Path, torch.device], object]] = {
+    "autoencoder": _train_autoencoder,
+    "critic-pictures": partial(_train_critic, stage="critic-pictures"),
+    "sharp": _train_sharp,
+    "pool": _pools,
+    "critic-latents": partial(_train_critic, stage="critic-latents"),
+    "denoiser": _train_denoiser,
+}
 
 
 if __name__ == "__main__":

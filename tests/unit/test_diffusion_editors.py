@@ -337,6 +337,13 @@ def test_phantom_editor_of_another_size_is_refused(tmp_path, monkeypatch) -> Non
         load_from_assets(PRESETS["phantom"], tmp_path)
 
 
+def test_phantom_editor_of_other_surroundings_is_refused(tmp_path, monkeypatch) -> None:
+    described = {"sha256": "x", "shape": {"words": ["a"], "size": PRESETS["phantom"].side, "surroundings": 0.5}}
+    monkeypatch.setattr("mine_core.counterfactual.phantom_editor.read_description", lambda folder: described)
+    with pytest.raises(EditError, match="surroundings of 0.5"):
+        load_from_assets(PRESETS["phantom"], tmp_path)
+
+
 def test_window_holds_the_mask_and_lies_in_the_image(rng) -> None:
     for _ in range(60):
         mask = np.zeros((70, 90), bool)

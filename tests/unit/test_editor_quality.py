@@ -13,6 +13,7 @@ from mine_core.counterfactual import phantom_editor_quality as quality
 from mine_core.counterfactual.editor_judge import QUESTIONS, Views, answers_of, features_of, fit_judge, joined, rendered_views, view_of
 from mine_core.counterfactual.editors import finish_edit
 from mine_core.counterfactual.phantom_editor_card import card
+from mine_core.counterfactual.train_pairs import pairs_of
 from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 
@@ -99,6 +100,25 @@ class Oracle:
         return finish_edit(image, edited, edit_mask, instruction, editor=self.name, seed=seed, provenance={})
 
 
+class Careful:
+    """An editor whose autoencoder loses nothing, or everything under the mask."""
+
+    def __init__(self, loses: bool) -> None:
+        self.loses = loses
+
+    def round_trip(self, image, edit_mask):
+        return np.where(edit_mask[..., None], 128, image).astype(np.uint8) if self.loses else image
+
+
+def test_round_trip_without_loss_is_judged_as_what_was_rendered(rendered) -> None:
+    judge = fit_judge(Colours(), *rendered)
+    kept, lost = (quality.measure_round_trip(Careful(loses), judge, 60, 900_000_000) for loses in (False, True))
+    pairs = [pair for seed in range(900_000_000, 900_000_040) for pair in pairs_of(seed) if pair.item is not None][:60]
+    answers = judge(joined([view_of(pair.after, pair.edit_mask) for pair in pairs]))["concept"]
+    assert kept["recognised"]["value"] == (answers == answers_of([pair.item for pair in pairs])["concept"]).mean() > 0.1
+    assert lost["recognised"]["value"] < 0.5 * kept["recognised"]["value"] and kept["recognised"]["n"] == 60
+
+
 def test_removals_are_measured_from_the_true_background() -> None:
     found = quality.measure_removals([Oracle("true", True), Oracle("nothing", False)], 8)
     assert found["true"]["mean"] == 0
@@ -112,11 +132,13 @@ def a_report(folder, sha="abc") -> None:
     removals = {name: {"mean": 4.0, "median": 3.5, "n": 9} for name in ("phantom", "ring median")}
     seconds = {"insert": 0.31, "remove": 0.2, "threads": 1}
     report = {"sha256": sha, "judge": "The judge is X.", "insertions": made, "rendered": made, "removals": removals, "seconds": seconds}
+    report["round_trip"] = {name: share | {"value": 0.88} for name in ("recognised", "colour")}
     (folder / "quality.json").write_text(json.dumps(report))
     recipe = {"batch_size": 32, "rate": 1e-3, "precision": "bf16", "average": 0.998, "steps": 9, "minutes": 5.0, "seed": 1}
     stage = {"recipe": recipe, "steps": 8, "minutes": 4.0}
     seeds = {"autoencoder": 700_000_000, "pool": 800_000_000}
-    training = {"autoencoder": stage, "denoiser": stage, "pool": {"64": 100}, "first_seed": seeds, "notes": ["A note."]}
+    taught = {name: stage for name in ("critic-latents", "critic-pictures", "sharp")}
+    training = {"autoencoder": stage, "denoiser": stage, **taught, "pool": {"64": 100}, "first_seed": seeds, "notes": ["A note."]}
     shape = {
         "size": 64,
         "encoder_blocks": [0, 2, 2],
@@ -133,7 +155,12 @@ def test_card_tells_what_was_measured_and_refuses_other_weights(tmp_path) -> Non
     a_report(tmp_path)
     text = card(tmp_path)
     for told in (
-        "| Colour | 0.900 | 0.800 to 0.950 | 50 | 0.900 | 0.167 |",
+        "| Colour | 0.900 | 0.800 to 0.950 | 50 | 0.880 | 0.900 | 0.167 |",
+        "--stage sharp --steps 9 --sharp-minutes 5 --seed 1 --rate 0.001 --batch 32 --size 64 --surroundings 0.22",
+        "--stage critic-latents --steps 9 --critic-minutes 5 --seed 1 --rate 0.0005 --batch 32 --size 64 --surroundings 0.22",
+        "--first-size 64 --large-pool 100 --size 64 --surroundings 0.22",
+        "with 22 % of its longer side",
+        "with what that critic sees: 8 steps",
         "dog 0.50",
         "0.31 to insert",
         "A note.",

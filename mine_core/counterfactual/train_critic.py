@@ -1,0 +1,142 @@
+"""Critics of the phantom's editor: small networks that say what a picture, or its latents, show under the mask.
+
+A squared error hardly notices a mouth: it covers one latent cell of a face. Critics notice. The denoiser is asked to paint what the
+critic of latents takes for what was asked; the decoder, what the critic of pictures sees as it saw the rendered picture
+(Johnson et al. 2016, arXiv:1603.08155). Neither is the judge of the finished editor, which is read-outs of another network.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mine_core.counterfactual.editor_judge import QUESTIONS, answers_of
+from mine_core.counterfactual.train_run import Run
+from mine_core.subjects.phantom import scenes
+
+WIDTH = 64
+ATTRIBUTE_WEIGHT = 0.3  # of each attribute's question, relative to that of the concept
+ROUGHEST = 0.5  # SD of the noise on what a critic learns from: what it shall tell apart must not be a trick of single numbers
+
+
+class Critic(nn.Module):
+    """Convolutions over a picture (or latents) and its mask; mean and maximum over places; one linear read-out per question.
+
+    Parameters
+    ----------
+    channels : of what it looks at; halvings : strided layers, two for latents of 16 cells a side, four for 64 pixels.
+    """
+
+    def __init__(self, channels: int, halvings: int) -> None:
+        super().__init__()
+        widths = [WIDTH * 2 ** max(0, level + 3 - halvings) // 2 for level in range(halvings + 1)]
+        layers: list[nn.Module] = [_block(channels + 1, widths[0]), _block(widths[0], widths[0])]
+        for before, after in zip(widths[:-1], widths[1:], strict=True):
+            layers += [_block(before, after, stride=2), _block(after, after)]
+        self.layers = nn.ModuleList(layers)
+        self.answers = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(values)) for name, values in QUESTIONS.items()})
+
+    def seen(self, shown: Float[Tensor, "picture channel row col"], inside: Float[Tensor, "picture 1 row col"]) -> list[Tensor]:
+        """What each layer makes of what is under the mask."""
+        x = torch.cat([shown * inside, inside], dim=1).contiguous(memory_format=torch.channels_last)
+        found = []
+        for layer in self.layers:
+            x = layer(x)
+            found.append(x)
+        return found
+
+    def forward(self, shown: Tensor, inside: Tensor) -> dict[str, Float[Tensor, "picture answer"]]:
+        """Scores of the answers to each question."""
+        x = self.seen(shown, inside)[-1]
+        pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+        return {name: head(pooled) for name, head in self.answers.items()}
+
+
+def _block(before: int, after: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU())
+
+
+def answers_told(items: Sequence[scenes.SceneObject | None], prompts: Sequence[str]) -> dict[str, Int[np.ndarray, " item"]]:
+    """True answers per question, -1 where the prompt does not say them."""
+    shown = [item for item in items if item is not None]
+    known = {name: iter(values) for name, values in answers_of(shown).items()}
+    found = {name: np.full(len(items), -1) for name in QUESTIONS}
+    for row, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
+        if item is None:
+            continue
+        for name, values in known.items():
+            answer = next(values)
+            if answer >= 0 and _told(name, QUESTIONS[name][answer], prompt):
+                found[name][row] = answer
+    return found
+
+
+def _told(question: str, answer: str, prompt: str) -> bool:
+    thing = {"glasses": "glasses", "hat": "a hat"}.get(question)
+    if thing:
+        return f"without {thing}" in prompt if answer == "no" else thing in prompt and f"without {thing}" not in prompt
+    if question == "view":
+        return f"looking {'ahead' if answer == 'front' else answer}" in prompt
+    return f" {answer} hair" in prompt if question == "hair" else answer in prompt.split()
+
+
+def answers_loss(
+    scores: dict[str, Float[Tensor, "picture answer"]], answers: dict[str, Int[Tensor, " picture"]], weight: Float[Tensor, " picture"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the answers that are known (not -1), summed over questions and averaged over pictures by `weight`."""
+    total = weight.new_zeros(())
+    for name, found in scores.items():
+        each = functional.cross_entropy(found.float(), answers[name], ignore_index=-1, reduction="none")
+        total = total + (1.0 if name == "concept" else ATTRIBUTE_WEIGHT) * (each * weight).sum()
+    return total / len(weight)
+
+
+class CriticBatches:
+    """Losses of a critic, step by step, a function of the step's number.
+
+    Parameters
+    ----------
+    shown : [edit, channel, row, col], as `read` makes numbers of its rows; cells : what may be looked at, at the same resolution.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Tensor], Float[Tensor, "picture channel row col"]],
+        cells: Bool[Tensor, "edit row col"],
+        items: Sequence[scenes.SceneObject | None],
+        run: Run,
+    ) -> None:
+        self.read, self.cells, self.run = read, cells, run
+        self.rows = np.flatnonzero([item is not None for item in items])
+        known = answers_of([item for item in items if item is not None])
+        self.answers = {name: torch.from_numpy(values) for name, values in known.items()}
+
+    def __iter__(self) -> Iterator[Callable[[nn.ModuleDict], Tensor]]:
+        while True:
+            yield self.loss_at(self.run.progress.step)
+
+    def loss_at(self, step: int) -> Callable[[nn.ModuleDict], Tensor]:
+        """The loss of one step's pictures, with noise of any strength up to `ROUGHEST`."""
+        recipe = self.run.recipe
+        chosen = np.random.default_rng([recipe.seed, step]).integers(0, len(self.rows), recipe.batch_size)
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        rows = torch.from_numpy(self.rows[chosen])
+        shown = self.read(rows)
+        strength = ROUGHEST * torch.rand(len(rows), 1, 1, 1, generator=generator)
+        rough = shown + strength * torch.randn(shown.shape, generator=generator)
+        answers = {name: values[chosen] for name, values in self.answers.items()}
+        return partial(critic_loss, shown=rough, inside=self.cells[rows, None].float(), answers=answers, run=self.run)
+
+
+def critic_loss(parts: nn.ModuleDict, shown: Tensor, inside: Tensor, answers: dict[str, Tensor], run: Run) -> Float[Tensor, ""]:
+    """Cross-entropy of what a critic says of pictures whose content is known."""
+    device = run.device
+    with run.precision():
+        scores: dict[str, Any] = parts["critic"](shown.to(device), inside.to(device))
+    known = {name: values.to(device) for name, values in answers.items()}
+    return answers_loss(scores, known, torch.ones(len(shown), device=device))
