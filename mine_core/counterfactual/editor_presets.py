@@ -130,6 +130,27 @@ def measured_quality(name: str) -> tuple[float, float, float] | None:
         return None
 
 
+def measured_removals(name: str) -> dict[str, tuple[float, float, int]]:
+    """How far removals are from what is behind, where an editor was measured beside fills that need no model; empty where it was not.
+
+    Returns
+    -------
+    By name of the editor, of each fill and of `ring median` (the median colour about the region, the null): mean and median over
+    scenes of the mean absolute difference under the mask from the scene drawn without the object, in grey levels (0 to 255), and
+    the number of scenes.
+
+    Notes
+    -----
+    The picture alone is compared: nothing is said of how near a predicted shift is to the true one.
+    """
+    path = EDITOR_WEIGHTS / name / "quality.json"
+    try:
+        found = json.loads(path.read_text())["removals"]
+        return {key: (float(entry["mean"]), float(entry["median"]), int(entry["n"])) for key, entry in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def how_to_get(preset: EditorPreset) -> str:
     """One line that says how to get a preset's weights."""
     more = f" and `hf download {preset.lora}`" if preset.lora else ""

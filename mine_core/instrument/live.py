@@ -142,7 +142,7 @@ def run_live(
     Cancelled : if `cancelled()` became True or `on_progress` raised it; then nothing is kept, not even seeds that were
         complete: a mean over those would depend on when it was stopped.
     """
-    if not request.editor or n_seeds < 1:
+    if not request.painted or n_seeds < 1:
         raise EditError(f"{n_seeds} seeds of editor '{request.editor}' were asked for; name a generative editor and at least 1 seed.")
     done = [run for run in known if run.trial is not None and 0 <= run.seed - request.seed < n_seeds]
     try:

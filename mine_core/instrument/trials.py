@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from mine_core.counterfactual.controls import ControlEdit, make_controls
 from mine_core.counterfactual.editor_presets import editor_available, load_editor_presets
-from mine_core.counterfactual.editors import Editor, OnStep, create_editor
+from mine_core.counterfactual.editors import EDITORS, Editor, OnStep, create_editor
 from mine_core.counterfactual.insertion import (
     Exemplar,
     ExemplarInserter,
@@ -20,7 +20,7 @@ from mine_core.counterfactual.insertion import (
     oval_mask,
 )
 from mine_core.counterfactual.instant import masked_patch_estimate
-from mine_core.counterfactual.removal import DRIVING_SHARE, TRACED_SHARE, InpaintRemover, driving_mask
+from mine_core.counterfactual.removal import DRIVING_SHARE, TRACED_SHARE, driving_mask
 from mine_core.counterfactual.shift import embed_distinct, predict_shift
 from mine_core.counterfactual.verification import PresenceScale, verify_edit, with_verification
 from mine_core.description.decoding import attributed_words
@@ -38,6 +38,7 @@ OnStage = Callable[[Stage], None]
 N_ELSEWHERE, N_CONTENT = 10, 10
 INSERT_SIZE = 0.45
 PAINTED_SIZE = 0.5  # of the oval that something is painted into, which it does not fill
+FILLS = tuple(name for name, entry in EDITORS.items() if entry.kind == "remove")  # the first unless another is asked for
 DRIVING_WORDS = 5  # read in the patches that drive a voxel in one image
 NOTES = {
     "remove": "Controls remove equally large regions elsewhere, or disturb the same place and keep what it shows.",
@@ -57,8 +58,9 @@ class EditRequest:
     at the top left, that the middle of what is inserted comes to lie on, or as near as it fits into the image. A removal with a
     `word` and no region takes out what the word is seen in.
 
-    `editor` names a generative editor ("" for the fill and the cut-outs, which need none): it paints an insertion as its words
-    say, and `word` may then be a phrase that holds one of the vocabulary's, such as "a red ball".
+    `editor` names what makes it: "" for the first of FILLS and for cut-outs, another of FILLS for a removal, or a generative editor.
+    That paints an insertion as its words say, and `word` may then be a phrase that holds one of the vocabulary's, such as "a red
+    ball"; of a removal it paints what may be behind.
     """
 
     kind: Kind
@@ -69,6 +71,11 @@ class EditRequest:
     place: tuple[int, int] | None = None
     seed: int = 0
     editor: str = ""
+
+    @property
+    def painted(self) -> bool:
+        """Whether a generative editor makes it, step by step."""
+        return bool(self.editor) and not (self.kind == "remove" and self.editor in FILLS)
 
 
 @dataclass(frozen=True)
@@ -208,9 +215,9 @@ def _edited(
     """Make the edit; returns what made it, the edit, and the word of what was inserted."""
     region = _drawn(request, image)
     _check_place(request, image)
-    painter = create_editor("diffusion", preset=request.editor) if request.editor else None
+    painter = create_editor("diffusion", preset=request.editor) if request.painted else None
     if request.kind == "remove":
-        remover = painter or InpaintRemover()
+        remover = painter or create_editor(request.editor or FILLS[0])
         what = f"the {request.word}" if request.word else "what drives the voxel"
         mask = planned_region(instrument, request)
         on_stage("generate")
@@ -263,7 +270,7 @@ def _region_to_paint(
 
 def _thing_of(instrument: Instrument, request: EditRequest) -> str:
     """What is to be inserted, as a word of the vocabulary: a painted phrase holds one."""
-    return thing_in(instrument, request.word) if request.editor else request.word
+    return thing_in(instrument, request.word) if request.painted else request.word
 
 
 def _drawn(request: EditRequest, image: UInt8[np.ndarray, "height width 3"]) -> Bool[np.ndarray, "height width"] | None:

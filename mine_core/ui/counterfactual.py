@@ -1,18 +1,29 @@
 """The parts of the Counterfactual page: what to change, before and after, the shift beside its controls, the whole cortex."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
-from mine_core.counterfactual.editor_presets import find_editor_preset, measured_quality
+from mine_core.counterfactual.editor_presets import find_editor_preset, measured_quality, measured_removals
 from mine_core.counterfactual.shift import beyond_controls
 from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.second import SecondEncoder
 from mine_core.instrument.things import exemplars_of, insertable_words
-from mine_core.instrument.trials import EditRequest, Kind, Trial, driving_region, painting_editors, run_trial, word_region
+from mine_core.instrument.trials import (
+    FILLS,
+    EditRequest,
+    Kind,
+    Trial,
+    driving_region,
+    painting_editors,
+    run_trial,
+    word_region,
+)
 from mine_core.profiles import wordless_text
 from mine_core.types import ImageEdit
 from mine_core.ui import maps
@@ -23,6 +34,9 @@ WORDS_TRIED = 12
 DRIVER = "what drives the voxel"
 PAINTS_WELL = 0.9  # share of a painter's insertions that are recognised, from which on painting is offered first
 HOW = {True: "Paint it by words", False: "Use a cut-out"}
+FILLED = {"patch-fill": "patches of the image", "smooth-fill": "colours around it"}
+NULL_FILL = "ring median"
+NO_PAINTER = "No editor that paints photographs is on this machine. The Data page says how to get one."
 KINDS: dict[Kind, str] = {"remove": "Remove", "insert": "Insert"}
 
 
@@ -42,6 +56,7 @@ def _ask_where(view: View, instrument: Instrument, image: np.ndarray, about: str
     """Ask which region to remove; the one that drives the voxel is offered, or that of a word, if there is one."""
     words = insertable_words(instrument, view.voxel)
     word = st.selectbox("Remove", [DRIVER, *words], key="cf_removed") if words else DRIVER
+    editor = _ask_fill(instrument)
     start = None
     try:
         region = driving_region(instrument, view.voxel, view.image) if word == DRIVER else word_region(instrument, view.image, word)
@@ -64,7 +79,42 @@ def _ask_where(view: View, instrument: Instrument, image: np.ndarray, about: str
         st.info("The region is empty: paint where the edit may change the image.")
         return None
     packed = None if drawn is None else np.packbits(drawn).tobytes()
-    return EditRequest("remove", view.voxel, view.image, word="" if word == DRIVER else word, region=packed)
+    return EditRequest("remove", view.voxel, view.image, word="" if word == DRIVER else word, region=packed, editor=editor)
+
+
+def _ask_fill(instrument: Instrument) -> str:
+    """Ask what fills the place of what is removed; a generative editor, or a fill, of which the first is empty."""
+    painters = painting_editors(instrument)
+    names = [*FILLS, *painters]
+    told = "The fills are made at once and need no model. A painter is watched while it paints what may be behind, and has seeds."
+    chosen = st.selectbox(
+        "Fill its place with", names, format_func=lambda name: f"{FILLED.get(name, 'painted')} ({name})", key="cf_fill", help=told
+    )
+    measured = next((found for name in painters if (found := measured_removals(name))), {})
+    if measured:
+        st.caption(_nearest(measured))
+    elif chosen in painters:
+        st.caption(f"{find_editor_preset(chosen).about} How near it comes to what is behind was not measured here.")
+    elif not painters and instrument.subject.kind != "phantom":
+        st.caption(NO_PAINTER)
+    return "" if chosen == FILLS[0] else chosen
+
+
+def _nearest(measured: Mapping[str, tuple[float, float, int]]) -> str:
+    """Which way of removing comes nearest to what is behind, by how much, beside a fill that knows nothing of the scene."""
+    editors = {name: values for name, values in measured.items() if name != NULL_FILL}
+    first, second = (sorted(editors, key=lambda name, at=at: editors[name][at]) for at in (0, 1))
+    by = "by mean and median" if first[0] == second[0] else f"by the mean; by the median {second[0]}"
+    each = ", ".join(f"{name} {editors[name][0]:.1f} ({editors[name][1]:.1f})" for name in first)
+    null = ""
+    if NULL_FILL in measured:
+        mean, median, _ = measured[NULL_FILL]
+        null = f"; the median colour around it, which knows nothing, {mean:.1f} ({median:.1f})"
+    n = max(values[2] for values in measured.values())
+    return (
+        f"Nearest to what is behind: **{first[0]}**, {by}. Mean (median) error in grey levels of 255, in {n} scenes also drawn "
+        f"without the object: {each}{null}. Intervals were not measured: small differences may be chance."
+    )
 
 
 def _ask_what(view: View, instrument: Instrument, image: np.ndarray, about: str, alt: str) -> EditRequest | None:
@@ -96,9 +146,7 @@ def _ask_painter(instrument: Instrument) -> str:
     painters = painting_editors(instrument)
     if not painters:
         if instrument.subject.kind != "phantom":
-            st.caption(
-                "A cut-out is inserted: no editor that paints photographs is on this machine. The Data page says how to get one."
-            )
+            st.caption(f"A cut-out is inserted. {NO_PAINTER}")
         return ""
     well = {name: found is not None and found[0] >= PAINTS_WELL for name in painters for found in (measured_quality(name),)}
     paint = st.segmented_control("How", list(HOW), format_func=HOW.__getitem__, default=any(well.values()), key="cf_how", required=True)
@@ -210,7 +258,7 @@ def whole_cortex(view: View, instrument: Instrument, trial: Trial) -> None:
 
 def _in_short(edit: ImageEdit) -> str:
     place = edit.provenance.get("place")
-    return f"{edit.instruction} at {place['row']}, {place['col']}" if place else edit.instruction.split()[0]
+    return f"{edit.instruction} at {place['row']}, {place['col']}" if place else f"{edit.instruction.split()[0]}, {edit.editor}"
 
 
 def history(view: View, trial: Trial) -> None:

@@ -32,7 +32,7 @@ def made(
     view: View, instrument: Instrument, request: EditRequest | None, second: SecondEncoder | None
 ) -> tuple[EditRequest | None, Trial | None]:
     """Make the edit, or show how it is painted and then the seeds; returns the request and the trial of the seed to look at."""
-    if request is None or not request.editor:
+    if request is None or not request.painted:
         return request, counterfactual.run(instrument, request, second)
     try:
         foreseen = foresee(instrument, request)
@@ -66,8 +66,15 @@ def _about(instrument: Instrument, request: EditRequest, second: SecondEncoder |
     return f"painting {hash_text(*keys)[:16]}"
 
 
+def _what(request: EditRequest) -> str:
+    """What is painted, in words."""
+    if request.kind == "insert":
+        return f"'{request.word}'"
+    return f"what is behind {request.word or 'what drives the voxel'}"
+
+
 def _ask_seeds(busy: bool) -> int:
-    told = "The editor starts from noise: another seed paints another picture of the same words in the same place."
+    told = "The editor starts from noise: another seed paints another picture in the same place, asked for in the same words."
     return st.segmented_control("Seeds", SEEDS, default=SEEDS[0], key="cf_seeds", required=True, disabled=busy, help=told) or SEEDS[0]
 
 
@@ -88,7 +95,7 @@ def _start(
         worker.forget(key)
     job = worker.submit(
         key,
-        f"Painting {request.word or 'a region'}",
+        f"Painting {_what(request)}",
         lambda on_progress, cancelled: run_live(
             instrument, request, second, n_seeds=n_seeds, known=known, board=board, on_progress=on_progress, cancelled=cancelled
         ),
@@ -131,7 +138,7 @@ def _watch(job: Job, foreseen: Foreseen, request: EditRequest, image: np.ndarray
     left, right = st.columns([2, 3], gap="small")
     with left:
         said = "Not painted yet" if at is None else f"Preview, step {at.step} of {at.n_steps}"
-        alt = f"{said}: image {request.stimulus} with '{request.word}' in the outlined region."
+        alt = f"{said}: image {request.stimulus} with {_what(request)} in the outlined region."
         picture = outlined(image if at is None else at.preview, foreseen.region)
         st.image(data_url(picture, "webp"), width="stretch", caption=f"{said}, region outlined", alt=alt)
     with right:
@@ -192,7 +199,7 @@ def _together(runs: Sequence[SeedRun], foreseen: Foreseen, voxel: int) -> None:
     """Mean and interval over the seeds that did not fail, the instant estimate beside them."""
     found = summarise(runs, voxel)
     if found.mean is None:
-        st.warning(f"All {found.n_failed} seeds failed: the backbone does not recognise what was painted, so there is no mean.")
+        st.warning(f"All {found.n_failed} seeds failed: the backbone does not find done what was asked, so there is no mean.")
     else:
         spread = f"95 % interval {found.interval[0]:+.2f} to {found.interval[1]:+.2f}" if found.interval else "no interval of one seed"
         left_out = f"; {found.n_failed} failed and left out" if found.n_failed else ""
@@ -205,5 +212,5 @@ def _together(runs: Sequence[SeedRun], foreseen: Foreseen, voxel: int) -> None:
     st.plotly_chart(figure, width="stretch", theme=None, key="cf_seeds_figure", config=PLAIN, alt=alt)
     st.caption(
         "Seeds differ in the noise that the editor starts from, and in nothing else: the interval (Student's t) is about that chance, "
-        "not about other images. Each has its own controls, made after its painting. Crosses: failed, not recognised by the backbone."
+        "not about other images. Each has its own controls, made after its painting. Crosses: failed, by what the backbone reads."
     )

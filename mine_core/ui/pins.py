@@ -75,7 +75,7 @@ def pinned_edit(view: View, instrument: Instrument) -> EditRequest | None:
     st.caption(f"The edit of pin {pin.id}, as it was asked for. Its region is outlined.")
     st.image(data_url(picture, "webp"), width="stretch")
     what = f"Insert '{request.word}'" if request.kind == "insert" else f"Remove {request.word or 'what drives the voxel'}"
-    st.markdown(f"**{what}** in image {request.stimulus}")
+    st.markdown(f"**{what}** in image {request.stimulus}{f', by {request.editor}' if request.editor else ''}")
     if st.button("Ask for another edit", key="cf_unpin"):
         set_view(pin=-1)
         st.rerun()

@@ -19,13 +19,14 @@ from mine_core.jobs import Job, Worker
 from mine_core.ui import counterfactual, resources
 
 IMAGE, STEPS = 7, 3
+create_editor = trials.create_editor
 
 
 @dataclass
 class Gated:
     """Paints a colour, one step whenever it is let; remembers its seeds."""
 
-    name: str = "gated"
+    name: str = "phantom"
     gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     told: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     seeds: list[int] = field(default_factory=list)
@@ -64,7 +65,9 @@ def editor(monkeypatch) -> Iterator[Gated]:
     monkeypatch.setattr(counterfactual, "painting_editors", lambda instrument: ("phantom",))
     monkeypatch.setattr(counterfactual, "measured_quality", lambda name: (0.97, 0.95, 0.98))
     monkeypatch.setattr(counterfactual, "placer", lambda *_, **__: (48, 48))
-    monkeypatch.setattr(trials, "create_editor", lambda name, **settings: made)
+    monkeypatch.setattr(
+        trials, "create_editor", lambda name, **settings: made if name == "diffusion" else create_editor(name, **settings)
+    )
     monkeypatch.setattr(trials, "N_ELSEWHERE", 2)
     monkeypatch.setattr(trials, "N_CONTENT", 2)
     monkeypatch.setattr(resources, "worker", lambda: worker)
@@ -238,3 +241,83 @@ def test_another_painting_takes_the_place_of_one_that_nobody_looks_at(instrument
     assert ended(first).state == "cancelled"
     editor.let(STEPS)
     assert ended(second).state == "done"
+
+
+@pytest.fixture
+def to_remove(monkeypatch, instrument) -> int:
+    """A voxel that image IMAGE drives, and no brush on the painted region."""
+    monkeypatch.setattr(counterfactual, "painter", lambda *_, **__: None)
+    return int(np.where(instrument.reliable, [instrument.predicted(v)[IMAGE] for v in range(len(instrument.score.r))], -9).argmax())
+
+
+def test_a_removal_is_filled_at_once_or_painted_as_an_insertion_is(instrument, editor, to_remove, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINE_NOTEBOOK", str(tmp_path))
+    app = opened(to_remove, edit="remove")
+    choice = app.selectbox("cf_fill")
+    assert choice.options == ["patches of the image (patch-fill)", "colours around it (smooth-fill)", "painted (phantom)"]
+    shown = {}
+    for fill, asked in (("patch-fill", ""), ("smooth-fill", "smooth-fill")):
+        app.selectbox("cf_fill").set_value(fill).run()
+        assert not app.exception and "cf_paint" not in [button.key for button in app.button]
+        trial = run_trial(instrument, EditRequest("remove", to_remove, IMAGE, editor=asked))
+        shown[fill] = float(trial.shift.shift[to_remove])
+        assert trial.edit.editor == fill and f"### Predicted shift {shown[fill]:+.2f} SD" in texts(app)
+    assert len(set(shown.values())) == 2 and editor.seeds == []
+    app.selectbox("cf_fill").set_value("phantom").run()
+    request = EditRequest("remove", to_remove, IMAGE, editor="phantom")
+    assert f"#### Instant estimate {foresee(instrument, request).instant:+.2f} SD" in texts(app) and editor.seeds == []
+    job = painting(app)
+    editor.let(2)
+    app.run()
+    step = job.watched.runs[-1].steps[-1]
+    assert f"Step 2 of {STEPS}: predicted shift so far {step.shift:+.2f} SD" in texts(app)
+    next(button for button in app.button if button.label == "Stop").click().run()
+    editor.gate.release()
+    assert ended(job).state == "cancelled" and job.watched.runs == ()
+    app.run()
+    assert "nothing of what was being painted is kept" in texts(app)
+    app.button_group("cf_seeds").set_value(3).run()
+    for _ in range(3 * (STEPS + STEPS * trials.N_ELSEWHERE)):  # every control elsewhere is painted, too
+        editor.gate.release()
+    runs = ended(painting(app)).outcome
+    app.run()
+    for run in runs:
+        shift = float(run.trial.shift.shift[to_remove])
+        assert any(f"**{shift:+.2f} SD**  \nSeed {run.seed} · rank" in caption.value for caption in app.caption)
+    first = runs[0].trial
+    assert np.array_equal(first.edit.edit_mask, foresee(instrument, request).region) and "verification" in first.edit.provenance
+    assert first.shift.control_names.count("same size, elsewhere") == 2
+    said = texts(app)
+    assert f"### Predicted shift {first.shift.shift[to_remove]:+.2f} SD" in said and "Beyond the mean control" in said
+    assert app.table[0].value["edit"].tolist() == ["remove, phantom", "remove, smooth-fill", "remove, patch-fill"]
+    next(button for button in app.button if button.label == "Pin").click().run()
+    [pin] = resources.notebook().pins()
+    assert (pin.settings["request"]["kind"], pin.settings["request"]["editor"]) == ("remove", "phantom")
+
+
+def test_which_removal_is_nearer_to_the_truth_is_read_from_what_was_measured(instrument, editor, to_remove, monkeypatch):
+    found = {
+        "phantom": (21.04, 18.0, 90),
+        "patch-fill": (22.0, 17.0, 90),
+        "smooth-fill": (20.5, 19.0, 90),
+        "ring median": (30.0, 29.0, 90),
+    }
+    monkeypatch.setattr(counterfactual, "measured_removals", lambda name: found)
+    said = texts(opened(to_remove, edit="remove"))
+    assert "Nearest to what is behind: **smooth-fill**, by the mean; by the median patch-fill." in said
+    assert "in 90 scenes also drawn without the object: smooth-fill 20.5 (19.0), phantom 21.0 (18.0), patch-fill 22.0 (17.0)" in said
+    assert "which knows nothing, 30.0 (29.0). Intervals were not measured" in said
+    found["phantom"] = (16.0, 15.0, 90)
+    assert "behind: **phantom**, by mean and median." in texts(opened(to_remove, edit="remove"))
+    found.clear()
+    app = opened(to_remove, edit="remove")
+    assert "what is behind" not in texts(app)
+    app.selectbox("cf_fill").set_value("phantom").run()
+    assert "How near it comes to what is behind was not measured here." in texts(app)
+
+
+def test_without_a_painter_removals_are_filled(instrument, editor, to_remove, monkeypatch):
+    monkeypatch.setattr(counterfactual, "painting_editors", lambda instrument: ())
+    app = opened(to_remove, edit="remove")
+    assert app.selectbox("cf_fill").options == ["patches of the image (patch-fill)", "colours around it (smooth-fill)"]
+    assert "### Predicted shift" in texts(app) and "no editor" not in texts(app).lower()

@@ -132,6 +132,20 @@ def test_measured_quality_is_what_was_measured_or_nothing(tmp_path, monkeypatch)
         assert editor_presets.measured_quality("phantom") is None
 
 
+def test_measured_removals_are_what_was_measured_or_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(editor_presets, "EDITOR_WEIGHTS", tmp_path)
+    (tmp_path / "phantom").mkdir()
+    assert editor_presets.measured_removals("phantom") == {}
+    report = tmp_path / "phantom" / "quality.json"
+    report.write_text(
+        '{"removals": {"phantom": {"mean": 20, "median": 18.5, "n": 90}, "patch-fill": {"mean": 22, "median": 19, "n": 90}}}'
+    )
+    assert editor_presets.measured_removals("phantom") == {"phantom": (20, 18.5, 90), "patch-fill": (22, 19, 90)}
+    for broken in ("{", '{"removals": []}', '{"removals": {"phantom": {"mean": 20}}}', '{"insertions": {}}'):
+        report.write_text(broken)
+        assert editor_presets.measured_removals("phantom") == {}
+
+
 def test_a_lora_is_fused_into_the_weights(tmp_path, picture) -> None:
     """A made-up LoRA with random factors: each weight that it targets becomes W + B A, and the edit another."""
     from diffusers import StableDiffusionInpaintPipeline

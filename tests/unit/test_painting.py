@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mine_core.counterfactual.editors import EDITORS, finish_edit
+from mine_core.counterfactual.editors import EDITORS, create_editor, finish_edit
 from mine_core.errors import EditError
 from mine_core.instrument import Instrument, trials
 from mine_core.instrument.trials import EditRequest, painting_editors, run_trial, word_region
@@ -93,6 +93,20 @@ def test_a_word_is_removed_from_where_it_is_seen(instrument, painter, small) -> 
     assert painter.asked[0] == "remove the dog"
     assert np.array_equal(found.edit.edit_mask, word_region(instrument, STIMULUS, "dog"))
     assert found.edit.provenance["verification"]["concept"] == "dog"
+
+
+def test_a_removal_is_filled_by_the_fill_that_is_asked_for_or_painted(instrument, monkeypatch) -> None:
+    monkeypatch.setattr(trials, "N_ELSEWHERE", 2)
+    monkeypatch.setattr(trials, "N_CONTENT", 2)
+    image = np.asarray(instrument.subject.stimuli.images[STIMULUS])
+    for asked, name in (("", "patch-fill"), ("patch-fill", "patch-fill"), ("smooth-fill", "smooth-fill")):
+        request = EditRequest("remove", VOXEL, STIMULUS, editor=asked)
+        edit = run_trial(instrument, request).edit
+        alone = create_editor(name).edit(image, edit.edit_mask, "", seed=0)
+        assert np.array_equal(edit.edited, alone.edited) and edit.editor == name and not request.painted
+    assert EditRequest("remove", VOXEL, STIMULUS, editor="phantom").painted
+    with pytest.raises(EditError, match="no generative editor 'smooth-fill'"):
+        run_trial(instrument, EditRequest("insert", VOXEL, STIMULUS, word="dog", editor="smooth-fill"))
 
 
 def test_what_no_word_stands_for_is_refused(instrument, painter) -> None:
