@@ -40,6 +40,30 @@ def read_array(source: Source, what: str, dataset: str | None = None, scratch: S
     raise SubjectError(f"{label(source)} is {found(source)}. Expected {what} as npy or HDF5.")
 
 
+@contextmanager
+def opened_array(source: Source, what: str, dataset: str | None = None) -> Iterator[Any]:
+    """Array of an npy or HDF5 file of which nothing is read but its shape, until a part is asked for; raises as `read_array`."""
+    if kind_of(source) != "hdf5":
+        yield read_array(source, what)
+        return
+    with _chosen_dataset(source, what, dataset) as found_dataset:
+        yield _Parts(source, found_dataset)
+
+
+class _Parts:
+    """A dataset of an open HDF5 file that is read a part at a time, and refused where a part is damaged."""
+
+    def __init__(self, source: Source, dataset: Any) -> None:
+        self._source, self._dataset = source, dataset
+        self.shape, self.ndim, self.dtype = dataset.shape, dataset.ndim, dataset.dtype
+
+    def __getitem__(self, place: int) -> np.ndarray:
+        try:
+            return self._dataset[place]
+        except Exception as error:  # as in _hdf5
+            raise _unreadable(self._source, error) from error
+
+
 def dataset_names(source: Source) -> tuple[str, ...]:
     """Paths of the datasets of an HDF5 file, sorted; raises SubjectError if it cannot be read."""
     with _hdf5(source) as file:
@@ -130,6 +154,16 @@ def _unreadable(source: Source, error: BaseException) -> SubjectError:
 
 
 def _read_hdf5(source: Source, what: str, name: str | None, scratch: Scratch) -> np.ndarray:
+    with _chosen_dataset(source, what, name) as dataset:
+        try:
+            return _in_blocks(dataset, scratch)
+        except Exception as error:  # as in _hdf5
+            raise _unreadable(source, error) from error
+
+
+@contextmanager
+def _chosen_dataset(source: Source, what: str, name: str | None) -> Iterator[Any]:
+    """Open the dataset that is meant, once its header was judged."""
     with _hdf5(source) as file:
         try:
             datasets = _datasets(file)
@@ -149,10 +183,7 @@ def _read_hdf5(source: Source, what: str, name: str | None, scratch: Scratch) ->
                 f"{title} claim shape {shape}, {amount(claimed)}, and the file holds {amount(stored)} of them; "
                 "they were never written, or it is a bomb. Write all values."
             )
-        try:
-            return _in_blocks(dataset, scratch)
-        except Exception as error:  # as in _hdf5
-            raise _unreadable(source, error) from error
+        yield dataset
 
 
 def _in_blocks(dataset: Any, scratch: Scratch) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from mine_core.artifacts import hash_array, hash_text
 from mine_core.errors import SubjectError
@@ -87,7 +87,7 @@ def import_subject(
         lack, voxels that lack a stimulus, and voxels that do not vary over the training stimuli; each is reported.
     image_order : how file names are sorted where nothing has ids, if sorting as text and by number differ.
     check_cortex : looks at surfaces that this layer does not know; what it returns is noted.
-    scratch : where large responses are put, a block at a time; needed for as long as the subject that is returned.
+    scratch : where large images and responses are put, a block at a time; needed for as long as the subject that is returned.
     on_progress, cancelled : as in `read_images`.
 
     Returns
@@ -114,10 +114,10 @@ def import_subject(
     refuse_infinite(table)
     kept = keep_complete(table, matching, drop_incomplete)
     beside = read_beside(splits, (regions, region_names), noise_ceiling, captions, table, matching, flat)
-    read = read_images(images, size=size, dataset=image_dataset, on_progress=on_progress, cancelled=cancelled)
+    read = read_images(images, size=size, dataset=image_dataset, scratch=scratch, on_progress=on_progress, cancelled=cancelled)
     if read.ids != image_ids:
         raise SubjectError(f"The images in {label(images)} changed while they were read; expected them still. Import again.")
-    pictures = _picked_images(read.images, matching.image_rows[kept.stimuli])
+    pictures = _picked_images(read.images, matching.image_rows[kept.stimuli], scratch)
     parts, group_notes = _split(pictures, picked(matching.ids, kept.stimuli), beside.splits, kept, seed)
     measured = measure(table, matching, kept, parts, drop_incomplete, scratch)
     settings = {"size": size, "seed": seed, "units": units, "drop_incomplete": drop_incomplete, "image_order": image_order}
@@ -165,9 +165,15 @@ def check_subject_name(name: str) -> None:
         raise SubjectError(f"The name {quoted(name)} is that of a built-in subject; choose another.")
 
 
-def _picked_images(images: UInt8[np.ndarray, "image size size 3"], rows: np.ndarray) -> UInt8[np.ndarray, "stimulus size size 3"]:
+def _picked_images(
+    images: UInt8[np.ndarray, "image size size 3"], rows: Int[np.ndarray, " stimulus"], scratch: Scratch
+) -> UInt8[np.ndarray, "stimulus size size 3"]:
     """Images of the stimuli that stay, without a copy where they are all of them in order."""
-    chosen = images if np.array_equal(rows, np.arange(len(images))) else images[rows]
+    chosen = images
+    if not np.array_equal(rows, np.arange(len(images))):
+        chosen = scratch.empty((len(rows), *images.shape[1:]), np.uint8)
+        for position, row in enumerate(rows):
+            chosen[position] = images[row]
     chosen.flags.writeable = False
     return chosen
 

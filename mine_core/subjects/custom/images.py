@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mine_core.errors import Cancelled, SubjectError
 from mine_core.subjects.custom.archives import gallery
-from mine_core.subjects.custom.arrays import read_array
+from mine_core.subjects.custom.arrays import opened_array, read_array
+from mine_core.subjects.custom.large import IN_MEMORY, Scratch
 from mine_core.subjects.custom.limits import GIB, MAX_ARRAY_BYTES, MIN_PICTURE_SIDE, amount, counted, quoted
 from mine_core.subjects.custom.pictures import check_size, picture_size, read_stimulus, square
 from mine_core.subjects.custom.sources import Source, found, kind_of, label
@@ -37,6 +38,8 @@ class _Stack(NamedTuple):
     named: bool
     notes: list[str]
     traits: Counter[str]
+    ready: Images | None = None
+    """All images where they lie as they are needed (colour, C order), in a mapped file or the bytes of an upload."""
 
 
 def silent(done: int, total: int, message: str) -> None:
@@ -53,10 +56,14 @@ def read_images(
     *,
     size: int | None = None,
     dataset: str | None = None,
+    scratch: Scratch = IN_MEMORY,
     on_progress: Progress = silent,
     cancelled: Callable[[], bool] = never,
 ) -> ReadImages:
-    """Read all stimulus images into one array uint8 [stimulus, size, size, 3].
+    """Read stimulus images, one after the other, as uint8 [stimulus, size, size, 3].
+
+    One image is in memory at a time, where there is a `scratch` for the rest. An npy of colour images that are of one size is not
+    copied at all, but mapped as it lies. HDF5 is unpacked a block at a time, each chunk once, and is then on disk as it will be kept.
 
     Parameters
     ----------
@@ -65,6 +72,7 @@ def read_images(
     size : side in pixels, 16 to 1024. None keeps the images as they are, and refuses them if they are not square and of one size;
         a number crops each to its centred square and resizes it (see `square`), which is noted.
     dataset : path of the dataset inside an HDF5 file.
+    scratch : where images are put that are too large for memory; needed for as long as what is returned.
     on_progress : called with images read, images in all, and a word of what is done.
     cancelled : asked between images; True stops with Cancelled.
 
@@ -75,7 +83,7 @@ def read_images(
     """
     if size is not None:
         check_size(size)
-    with _stack(source, dataset, cancelled) as stack:
+    with _stack(source, dataset, cancelled, scratch) as stack:
         side = _side(stack, size)
         n_bytes = len(stack.ids) * side * side * 3
         if n_bytes > MAX_ARRAY_BYTES:
@@ -83,15 +91,27 @@ def read_images(
                 f"{counted(len(stack.ids), 'image')} of {side} pixels a side are {amount(n_bytes)}; at most "
                 f"{MAX_ARRAY_BYTES // GIB} GiB are read. Give a smaller size."
             )
-        images = np.empty((len(stack.ids), side, side, 3), np.uint8)
-        for position in range(len(images)):
-            _heed(cancelled, position, len(images))
-            pixels = stack.pixels(position)
-            images[position] = pixels if size is None else square(pixels, size)
-            on_progress(position + 1, len(images), "reading images")
+        images = stack.ready if size is None else None
+        if images is None:
+            images = _taken(stack, side, size, scratch, on_progress, cancelled)
+        else:
+            on_progress(len(images), len(images), "reading images")
         notes = [*stack.notes, *_size_notes(stack, side), *_trait_notes(stack)]
     images.flags.writeable = False
     return ReadImages(stack.ids, images, stack.named, tuple(notes))
+
+
+def _taken(
+    stack: _Stack, side: int, size: int | None, scratch: Scratch, on_progress: Progress, cancelled: Callable[[], bool]
+) -> Images:
+    """Images of a stack, each decoded, made square where that is asked, and put away."""
+    images = scratch.empty((len(stack.ids), side, side, 3), np.uint8)
+    for position in range(len(images)):
+        _heed(cancelled, position, len(images))
+        pixels = stack.pixels(position)
+        images[position] = pixels if size is None else square(pixels, size)
+        on_progress(position + 1, len(images), "reading images")
+    return images
 
 
 def first_images(source: Source, *, size: int | None, dataset: str | None, n: int, cancelled: Callable[[], bool] = never) -> ReadImages:
@@ -118,7 +138,8 @@ def list_images(source: Source, *, dataset: str | None = None) -> tuple[tuple[st
 
 
 @contextmanager
-def _stack(source: Source, dataset: str | None, cancelled: Callable[[], bool]) -> Iterator[_Stack]:
+def _stack(source: Source, dataset: str | None, cancelled: Callable[[], bool], scratch: Scratch | None = None) -> Iterator[_Stack]:
+    """Open images; with a `scratch` all pixels of an HDF5 file are unpacked there, without one those of each image when it is asked."""
     kind = kind_of(source)
     if kind in ("folder", "zip"):
         with gallery(source) as files:
@@ -135,12 +156,16 @@ def _stack(source: Source, dataset: str | None, cancelled: Callable[[], bool]) -
                 sizes.append(picture_size(files.read(name), name))
             yield _Stack(files.names, tuple(sizes), decode, True, list(files.notes), traits)
     elif kind in ("npy", "hdf5"):
-        yield _array_stack(read_array(source, "images", dataset), label(source))
+        if scratch is not None:
+            yield _array_stack(read_array(source, "images", dataset, scratch), label(source))
+            return
+        with opened_array(source, "images", dataset) as array:
+            yield _array_stack(array, label(source))
     else:
         raise SubjectError(f"{label(source)} is {found(source)}. Expected images as a folder, zip, npy or HDF5.")
 
 
-def _array_stack(array: np.ndarray, what: str) -> _Stack:
+def _array_stack(array: Any, what: str) -> _Stack:
     if array.dtype != np.uint8:
         raise SubjectError(
             f"Images ({what}) are {array.dtype}; expected uint8, 0 to 255. Convert them the way they were shown, then save them."
@@ -161,7 +186,8 @@ def _array_stack(array: np.ndarray, what: str) -> _Stack:
         picture = array[position]
         return np.ascontiguousarray(np.repeat(picture[..., None], 3, axis=-1) if grey else picture)
 
-    return _Stack(ids, ((height, width),) * n_images, pixels, False, [], traits)
+    lies = isinstance(array, np.ndarray) and not grey and array.flags.c_contiguous
+    return _Stack(ids, ((height, width),) * n_images, pixels, False, [], traits, array if lies else None)
 
 
 def _side(stack: _Stack, size: int | None) -> int:
