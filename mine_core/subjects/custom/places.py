@@ -10,7 +10,7 @@ from mine_core.errors import SubjectError
 from mine_core.subjects.custom.limits import MAX_REGIONS, counted, listed, quoted
 from mine_core.subjects.custom.responses import Places, lengths
 from mine_core.subjects.custom.sources import Source, Sources, each, image_kind, label, labels, only
-from mine_core.subjects.custom.surfaces import Surface, read_surface
+from mine_core.subjects.custom.surfaces import SurfaceHeader, read_columns, read_surface_header
 from mine_core.subjects.custom.tables import read_table
 from mine_core.subjects.custom.volumes import check_same_grid, read_volume
 from mine_core.subjects.custom.voxels import check_region_name
@@ -25,8 +25,8 @@ def is_image(given: Sources | None) -> bool:
     return given is not None and image_kind(each(given)[0]) is not None
 
 
-def read_hemispheres(given: Sources, what: str) -> tuple[Surface, Surface]:
-    """Read two surfaces, the left hemisphere first.
+def judge_hemispheres(given: Sources, what: str) -> tuple[SurfaceHeader, SurfaceHeader]:
+    """Judge two surfaces, the left hemisphere first.
 
     Raises SubjectError for another number of files, for hemispheres in the wrong order as far as the files or their names tell,
     and for as many columns left as right.
@@ -34,7 +34,7 @@ def read_hemispheres(given: Sources, what: str) -> tuple[Surface, Surface]:
     files = each(given)
     if len(files) != 2:
         raise SubjectError(f"{what} are {counted(len(files), 'surface file')}; expected two, the left hemisphere and then the right.")
-    sides = (read_surface(files[0], what), read_surface(files[1], what))
+    sides = (read_surface_header(files[0], what), read_surface_header(files[1], what))
     for expected, source, surface in zip(SIDES, files, sides, strict=True):
         told = surface.side or _side_in_name(source)
         if told is not None and told != expected:
@@ -42,7 +42,7 @@ def read_hemispheres(given: Sources, what: str) -> tuple[Surface, Surface]:
                 f"{what}: {label(source)} is of the {told} hemisphere and was given where the {expected} is expected; "
                 "give the left hemisphere first, then the right."
             )
-    numbers = [surface.values.shape[1] for surface in sides]
+    numbers = [surface.n_columns for surface in sides]
     if numbers[0] != numbers[1]:
         raise SubjectError(
             f"{what} have {numbers[0]:,} columns on the left hemisphere ({label(files[0])}) and {numbers[1]:,} on the right "
@@ -51,31 +51,36 @@ def read_hemispheres(given: Sources, what: str) -> tuple[Surface, Surface]:
     return sides
 
 
+def _read_one_column(given: Sources, sides: tuple[SurfaceHeader, SurfaceHeader], what: str) -> Float[np.ndarray, " vertex"]:
+    """Values of a map of one column on both hemispheres, left first."""
+    return np.concatenate([read_columns(source, side, what)[:, 0] for source, side in zip(each(given), sides, strict=True)])
+
+
 def _side_in_name(source: Source) -> str | None:
     found = {match[-1] if match.startswith("hemi") else match[0] for match in SIDE_IN_NAME.findall(label(source).lower())}
     return {"l": "left", "r": "right"}[found.pop()] if len(found) == 1 else None
 
 
-def shape_of(sides: tuple[Surface, Surface]) -> tuple[int, ...]:
+def shape_of(sides: tuple[SurfaceHeader, SurfaceHeader]) -> tuple[int, ...]:
     """Shape of the array that two hemispheres are put in: [hemisphere, vertex], or [vertex] where their meshes differ."""
-    left, right = (len(surface.values) for surface in sides)
+    left, right = (surface.n_vertices for surface in sides)
     return (2, left) if left == right else (left + right,)
 
 
 def read_mask(mask: Sources) -> Places:
     """Places that a mask holds: 1 inside, 0 outside; positions of a volume are those of [z, y, x].
 
-    Raises SubjectError for a mask that holds NaN, other numbers, or no place at all; and as `read_volume` and `read_hemispheres`.
+    Raises SubjectError for a mask that holds NaN, other numbers, or no place at all; and as `read_volume` and `judge_hemispheres`.
     """
     affine = None
     if image_kind(each(mask)[0]) == "nifti":
         volume, header = read_volume(only(mask, "Masks"), "The mask")
         values, shape, affine = volume.T, volume.shape[::-1], header.affine
     else:
-        sides = read_hemispheres(mask, "The mask")
-        if sides[0].values.shape[1] != 1:
-            raise SubjectError(f"The mask ({labels(mask)}) has {sides[0].values.shape[1]:,} columns; expected one.")
-        values, shape = np.concatenate([side.values[:, 0] for side in sides]), shape_of(sides)
+        sides = judge_hemispheres(mask, "The mask")
+        if sides[0].n_columns != 1:
+            raise SubjectError(f"The mask ({labels(mask)}) has {sides[0].n_columns:,} columns; expected one.")
+        values, shape = _read_one_column(mask, sides, "The mask"), shape_of(sides)
     n_unknown = int(np.isnan(values).sum())
     if n_unknown:
         raise SubjectError(
@@ -128,14 +133,14 @@ def read_map(given: Sources, places: Places | None, what: str) -> tuple[Float[np
             raise SubjectError(f"{what} ({label(source)}) are a volume, the responses vertices of a surface; give them as surfaces.")
         check_same_grid(source, header, "the mask", places.shape[::-1], places.affine)
         return volume.T.reshape(-1)[places.flat_index].astype(np.float64), {}
-    sides = read_hemispheres(given, what)
-    if shape_of(sides) != places.shape or sides[0].values.shape[1] != 1:
-        counts = " and ".join(lengths(side.values.shape) for side in sides)
+    sides = judge_hemispheres(given, what)
+    if shape_of(sides) != places.shape or sides[0].n_columns != 1:
+        counts = " and ".join(lengths(side.shape) for side in sides)
         raise SubjectError(
             f"{what} ({labels(given)}) are {counts}, the responses lie in an array of {lengths(places.shape)}; expected one column "
             "on the same vertices."
         )
-    values = np.concatenate([side.values[:, 0] for side in sides])[places.flat_index].astype(np.float64)
+    values = _read_one_column(given, sides, what)[places.flat_index].astype(np.float64)
     return values, {**sides[0].names, **sides[1].names}
 
 

@@ -4,14 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from mine_core.errors import Cancelled, SubjectError
 from mine_core.subjects.custom.images import Progress, never, silent
 from mine_core.subjects.custom.large import IN_MEMORY, Scratch
 from mine_core.subjects.custom.limits import GIB, MAX_ARRAY_BYTES, amount, counted, listed
-from mine_core.subjects.custom.places import MaskOrder, ordered_as, read_hemispheres, read_mask, shape_of
+from mine_core.subjects.custom.places import MaskOrder, judge_hemispheres, ordered_as, read_mask, shape_of
 from mine_core.subjects.custom.responses import Places, ResponseTable, lengths, read_responses
 from mine_core.subjects.custom.sources import BRAIN_IMAGES, Source, Sources, each, image_kind, label, labels
+from mine_core.subjects.custom.surfaces import Put, put_columns
 from mine_core.subjects.custom.volumes import VolumeHeader, check_same_grid, frames, read_header
 
 FilesAre = Literal["runs", "repeats"]
@@ -41,7 +43,8 @@ def read_recording(
     mask : of volumes, required: NIfTI on their grid, 1 inside. Of hemispheres: two files; none takes every vertex. Of a table: which
         place each voxel has, in the order that `mask_order` says (see `ordered_as`).
     files_are : what several volumes are: `runs`, whose stimuli follow one another, or `repeats` of the same stimuli.
-    scratch : where responses are put that are too large for memory; they are needed for as long as what is returned.
+    scratch : where responses are put that are too large for memory, a volume or a column of vertices at a time; needed for as long as
+        what is returned.
 
     Raises
     ------
@@ -64,7 +67,7 @@ def read_recording(
     if kind == "nifti":
         return _read_volumes(files, mask, files_are, scratch, on_progress, cancelled)
     if kind is not None:
-        return _read_surfaces(responses, mask)
+        return _read_surfaces(responses, mask, scratch, on_progress, cancelled)
     if len(files) > 1:
         raise SubjectError(f"Responses are {len(files)} tables ({labels(responses)}); expected one. Join them first.")
     return _with_places(read_responses(files[0], axes=axes, dataset=dataset, scratch=scratch), mask, mask_order)
@@ -163,11 +166,12 @@ def _picked(
 # --- surfaces --------------------------------------------------------------------------------------------------------
 
 
-def _read_surfaces(responses: Sources, mask: Sources | None) -> ResponseTable:
-    sides = read_hemispheres(responses, "Responses")
+def _read_surfaces(
+    responses: Sources, mask: Sources | None, scratch: Scratch, on_progress: Progress, cancelled: Callable[[], bool]
+) -> ResponseTable:
+    sides = judge_hemispheres(responses, "Responses")
     shape = shape_of(sides)
-    values = np.concatenate([side.values for side in sides]).T
-    places = Places(shape, np.arange(values.shape[1]), None)
+    places = Places(shape, np.arange(sum(side.n_vertices for side in sides)), None)
     if mask is not None:
         places = read_mask(mask)
         if places.shape != shape:
@@ -175,6 +179,31 @@ def _read_surfaces(responses: Sources, mask: Sources | None) -> ResponseTable:
                 f"The mask ({labels(mask)}) lies in an array of {lengths(places.shape)}, the responses in one of {lengths(shape)} "
                 "(hemispheres, vertices); expected the same. Give the mask of this mesh."
             )
-        values = values[:, places.flat_index]
-    given = (len(sides[0].values) + len(sides[1].values), values.shape[0])
-    return ResponseTable(np.ascontiguousarray(values)[None], None, None, SURFACE_AXES, given, sides[0].given_dtype, places)
+    rows = scratch.empty((sides[0].n_columns, len(places.flat_index)), np.result_type(*(side.value_dtype for side in sides)))
+    first = int(np.searchsorted(places.flat_index, sides[0].n_vertices))
+    inside = (places.flat_index[:first], places.flat_index[first:] - sides[0].n_vertices)
+    parts = (rows[:, :first], rows[:, first:])
+    for number, (source, side) in enumerate(zip(each(responses), sides, strict=True)):
+        put_columns(source, side, "Responses", _picking(parts[number], inside[number], number * len(rows), on_progress, cancelled))
+    given = (sides[0].n_vertices + sides[1].n_vertices, len(rows))
+    return ResponseTable(rows[None], None, None, SURFACE_AXES, given, sides[0].given_dtype, places)
+
+
+def _picking(
+    part: Float[np.ndarray, "stimulus vertex"],
+    inside: Int[np.ndarray, " vertex"],
+    before: int,
+    on_progress: Progress,
+    cancelled: Callable[[], bool],
+) -> Put:
+    """Take the columns of one hemisphere to their rows, at the places of the mask; `before` columns of the other are done."""
+
+    def put(number: int, column: np.ndarray) -> None:
+        if cancelled():
+            raise Cancelled(
+                f"The import was stopped after {before + number:,} of {2 * len(part):,} columns of surfaces; nothing of it was kept."
+            )
+        part[number] = column[inside]
+        on_progress(before + number + 1, 2 * len(part), "reading responses")
+
+    return put
