@@ -103,16 +103,17 @@ def _ask_fill(instrument: Instrument) -> str:
 def _nearest(measured: Mapping[str, tuple[float, float, int]]) -> str:
     """Which way of removing comes nearest to what is behind, by how much, beside a fill that knows nothing of the scene."""
     editors = {name: values for name, values in measured.items() if name != NULL_FILL}
-    first, second = (sorted(editors, key=lambda name, at=at: editors[name][at]) for at in (0, 1))
-    by = "by mean and median" if first[0] == second[0] else f"by the mean; by the median {second[0]}"
-    each = ", ".join(f"{name} {editors[name][0]:.1f} ({editors[name][1]:.1f})" for name in first)
+    ordered = sorted(editors, key=lambda name: editors[name][0])
+    first, by_median = ordered[0], min(editors, key=lambda name: editors[name][1])
+    by = "by mean and median" if first == by_median else f"by the mean; by the median {by_median}"
+    each = ", ".join(f"{name} {editors[name][0]:.1f} ({editors[name][1]:.1f})" for name in ordered)
     null = ""
     if NULL_FILL in measured:
         mean, median, _ = measured[NULL_FILL]
         null = f"; the median colour around it, which knows nothing, {mean:.1f} ({median:.1f})"
     n = max(values[2] for values in measured.values())
     return (
-        f"Nearest to what is behind: **{first[0]}**, {by}. Mean (median) error in grey levels of 255, in {n} scenes also drawn "
+        f"Nearest to what is behind: **{first}**, {by}. Mean (median) error in grey levels of 255, in {n} scenes also drawn "
         f"without the object: {each}{null}. Intervals were not measured: small differences may be chance."
     )
 
