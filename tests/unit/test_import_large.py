@@ -1,11 +1,13 @@
 """Responses taken a block at a time and kept in files are those of an import in memory, to the last bit and word."""
 
 import io
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from brain_files import nifti
 
@@ -123,6 +125,36 @@ def test_a_file_of_floats_is_mapped_and_never_copied(tmp_path, rng, tiny_blocks)
     path = saved(tmp_path / "responses.npy", rng.normal(size=(N_VOXELS, N)).astype(np.float32), "npy")
     table = read_responses(path, axes=("voxel", "stimulus"), scratch=Scratch(tmp_path / "none"))
     assert isinstance(table.repeats, np.memmap) and table.repeats.shape == (1, N, N_VOXELS)
+
+
+@pytest.mark.parametrize(("ids", "header"), [(False, False), (False, True), (True, False), (True, True)])
+def test_a_csv_goes_to_a_file_row_by_row(tmp_path, rng, tiny_blocks, ids, header):
+    table = pd.DataFrame(rng.normal(size=(N, N_VOXELS)) * 10.0 ** rng.integers(-9, 9, (N, N_VOXELS)))
+    table.index = [f"i{row}" for row in range(N)]
+    table.columns = [f"v{column}" for column in range(N_VOXELS)]
+    table.iloc[3, 5] = table.iloc[1, 0] = np.nan
+    path = tmp_path / "r.csv"
+    table.to_csv(path, index=ids, header=header, sep="\t")
+    expected = table.to_numpy()  # pandas writes every digit
+    given = {"axes": ("stimulus", "voxel")}
+    kept, whole = read_responses(path, **given, scratch=Scratch(tmp_path)), read_responses(path.read_bytes(), **given)
+    np.testing.assert_array_equal(kept.repeats[0], expected)
+    np.testing.assert_array_equal(whole.repeats[0], expected)
+    assert isinstance(kept.repeats, np.memmap) and kept.repeats.dtype == whole.repeats.dtype == np.float64
+    assert kept.stimulus_ids == whole.stimulus_ids == (tuple(table.index) if ids else None)
+    assert kept.voxel_names == whole.voxel_names == (tuple(table.columns) if header else None)
+
+
+def test_a_csv_takes_the_memory_of_a_few_rows(tmp_path, rng, tiny_blocks):
+    values = rng.normal(size=(400, 500)).round(3)
+    np.savetxt(tmp_path / "r.csv", values, delimiter=",", fmt="%.3f")
+    tracemalloc.start()
+    try:
+        read_responses(tmp_path / "r.csv", axes=("stimulus", "voxel"), scratch=Scratch(tmp_path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < values.nbytes / 2, f"{peak:,} bytes for {values.nbytes:,} bytes of values"
 
 
 def test_nothing_is_left_of_an_import_beside_its_subject(tmp_path, rng, tiny_blocks, monkeypatch):

@@ -1,10 +1,12 @@
 """Responses larger than memory should hold: looked at a block of voxels at a time, and kept in files while an import runs."""
 
+import io
 import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,30 @@ class Scratch:
 
 
 IN_MEMORY = Scratch()
+
+
+class Rows:
+    """Rows of float64 that come one after the other, no one knows how many: a buffer that grows, or a file from 64 MiB on."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._directory = scratch.directory
+        self._stream: Any = io.BytesIO()
+
+    def append(self, row: np.ndarray) -> None:
+        """Put a row after those that are there."""
+        self._stream.write(np.asarray(row, np.float64).tobytes())
+        if self._directory is not None and isinstance(self._stream, io.BytesIO) and self._stream.tell() >= LARGE_BYTES:
+            before = self._stream
+            self._stream = tempfile.NamedTemporaryFile(dir=self._directory, suffix=".array", delete=False)  # noqa: SIM115
+            self._stream.write(before.getbuffer())
+
+    def array(self, width: int) -> np.ndarray:
+        """All rows as an array [row, column], without a copy; none can be put after them."""
+        shape = (self._stream.tell() // (8 * width), width)
+        if isinstance(self._stream, io.BytesIO):
+            return np.frombuffer(self._stream.getbuffer(), np.float64).reshape(shape)
+        self._stream.close()
+        return np.memmap(self._stream.name, np.float64, "r+", shape=shape)
 
 
 def blocks_along(length: int, bytes_of_one: int, whole: int = 1) -> list[slice]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from mine_core.errors import SubjectError
 from mine_core.subjects.custom.arrays import read_array, require_numbers
-from mine_core.subjects.custom.large import IN_MEMORY, Scratch, voxel_blocks
+from mine_core.subjects.custom.large import IN_MEMORY, Rows, Scratch, voxel_blocks
 from mine_core.subjects.custom.limits import MAX_REPEATS, MAX_TEXT_BYTES, composed, counted, plain, quoted
 from mine_core.subjects.custom.sources import Source, kind_of, label
 from mine_core.subjects.custom.tables import check_unique, rows_of
@@ -90,7 +90,7 @@ def read_responses(source: Source, *, axes: Sequence[str], dataset: str | None =
     axes = check_axes(axes)
     names: list[tuple[str, ...] | None] = [None] * len(axes)
     if kind_of(source) == "text":
-        array, *names = _read_csv(source)
+        array, *names = _read_csv(source, scratch)
     else:
         array = read_array(source, "responses", dataset, scratch)
     require_numbers(array.dtype, f"Responses ({label(source)})")
@@ -162,12 +162,15 @@ def lengths(shape: tuple[int, ...]) -> str:
 # --- CSV -------------------------------------------------------------------------------------------------------------
 
 
-def _read_csv(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...] | None]:
-    """Numbers of a CSV, ids of its rows and names of its columns (None: it has none)."""
+def _read_csv(source: Source, scratch: Scratch) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Numbers of a CSV, ids of its rows and names of its columns (None: it has none).
+
+    A row is in memory at a time. The first column is kept as numbers too, and left out if it turns out to hold ids.
+    """
     what = f"Responses ({label(source)})"
     header: list[str] | None = None
     firsts: list[str] = []
-    rows: list[np.ndarray] = []
+    rows = Rows(scratch)
     width = 0
     for number, cells in enumerate(rows_of(source, what, MAX_TEXT_BYTES), start=1):
         if number == 1:
@@ -178,14 +181,12 @@ def _read_csv(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None, tuple
         if len(cells) != width:
             raise SubjectError(f"{what}: row {number} has {len(cells):,} cells, row 1 has {width:,}; expected as many in each.")
         firsts.append(cells[0])
-        rows.append(_numbers(cells[1:], f"{what}, row {number}", 2))
-    if not rows:
+        first = _value(cells[0]) if _is_number(cells[0]) else np.nan
+        rows.append(np.concatenate([[first], _numbers(cells[1:], f"{what}, row {number}", 2)]))
+    if not firsts:
         raise SubjectError(f"{what} hold no row of numbers; expected one row for each place of the first axis.")
     has_ids = _are_ids(firsts, header)
-    table = np.stack(rows)
-    if not has_ids:
-        first = np.array([_numbers([cell], f"{what}, row {i}", 1) for i, cell in enumerate(firsts, 1 + (header is not None))])
-        table = np.concatenate([first, table], axis=1)
+    table = rows.array(width)[:, int(has_ids) :]
     if not table.size:
         raise SubjectError(f"{what} hold one column, of ids; expected numbers beside them. Check the separator (comma, ; or tab).")
     columns = None if header is None else tuple(composed(cell) for cell in header[int(has_ids) :])
@@ -208,7 +209,11 @@ def _numbers(cells: list[str], where: str, first_column: int) -> np.ndarray:
     for column, cell in enumerate(cells, start=first_column):
         if not _is_number(cell):
             raise SubjectError(f"{where}, column {column} is {quoted(cell)}; expected a number with a decimal point. Correct it.")
-    return np.array([np.nan if cell.lower() in MISSING else float(cell) for cell in cells], dtype=np.float64)
+    return np.array([_value(cell) for cell in cells], dtype=np.float64)
+
+
+def _value(cell: str) -> float:
+    return np.nan if cell.lower() in MISSING else float(cell)
 
 
 # --- checks and the average ------------------------------------------------------------------------------------------
