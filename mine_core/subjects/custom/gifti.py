@@ -70,7 +70,8 @@ class _Judge(_Walk):
         self._check_held(text)
 
     def _check_held(self, text: str) -> None:
-        shape, itemsize = tuple(self.da.dims), data_type_codes.dtype[self.da.datatype].itemsize
+        dtypes: Any = data_type_codes.dtype  # type: ignore[attr-defined]
+        shape, itemsize = tuple(self.da.dims), dtypes[self.da.datatype].itemsize
         claimed = math.prod(shape) * itemsize
         self.total += claimed
         check_amount(self.total, self.title)

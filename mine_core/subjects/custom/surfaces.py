@@ -150,6 +150,7 @@ def _gifti_header(source: Source, title: str) -> SurfaceHeader:
 
     from mine_core.subjects.custom import gifti
 
+    dtypes: Any = data_type_codes.dtype  # type: ignore[attr-defined]
     image = gifti.judged(source, title)
     shapes = [tuple(array.dims) for array in image.darrays]
     one_each = len(shapes) > 1 and len(set(shapes)) == 1 and bool(shapes[0]) and math.prod(shapes[0][1:]) == 1
@@ -158,7 +159,7 @@ def _gifti_header(source: Source, title: str) -> SurfaceHeader:
         raise SubjectError(
             f"{title} hold {counted(len(shapes), 'array')} ({said}); expected one of all vertices for each stimulus. Save them so."
         )
-    stored = np.result_type(*(data_type_codes.dtype[array.datatype] for array in image.darrays))
+    stored = np.result_type(*(dtypes[array.datatype] for array in image.darrays))
     require_numbers(stored, title)
     metadata = {**image.meta, **image.darrays[0].meta}
     names = {int(key): composed(str(name)) for key, name in image.labeltable.get_labels_as_dict().items()}
