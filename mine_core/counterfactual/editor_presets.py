@@ -130,23 +130,39 @@ def measured_quality(name: str) -> tuple[float, float, float] | None:
         return None
 
 
-def measured_removals(name: str) -> dict[str, tuple[float, float, int]]:
+@dataclass(frozen=True)
+class RemovalError:
+    """How far a way of removing ends from what is behind: mean over scenes with its 95 % interval, in grey levels (0 to 255).
+
+    `more` is the mean error beyond that of the measured editor in the same scenes, with its interval; 0 for the editor itself.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: float
+    more: float
+    more_low: float
+    more_high: float
+
+
+def measured_removals(name: str) -> dict[str, RemovalError]:
     """How far removals are from what is behind, where an editor was measured beside fills that need no model; empty where it was not.
 
     Returns
     -------
-    By name of the editor, of each fill and of `ring median` (the median colour about the region, the null): mean and median over
-    scenes of the mean absolute difference under the mask from the scene drawn without the object, in grey levels (0 to 255), and
-    the number of scenes.
+    By name of the editor, of each fill and of `ring median` (the median colour about the region, the null): the mean absolute
+    difference under the mask from the scene drawn without the object.
 
     Notes
     -----
     The picture alone is compared: nothing is said of how near a predicted shift is to the true one.
     """
     path = EDITOR_WEIGHTS / name / "quality.json"
+    wanted = [field.name for field in fields(RemovalError)]
     try:
         found = json.loads(path.read_text())["removals"]
-        return {key: (float(entry["mean"]), float(entry["median"]), int(entry["n"])) for key, entry in found.items()}
+        return {way: RemovalError(**{key: float(entry[key]) for key in wanted}) for way, entry in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

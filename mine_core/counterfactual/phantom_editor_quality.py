@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from mine_core.config import cache_directory
 from mine_core.counterfactual.editor_judge import (
@@ -34,7 +34,7 @@ from mine_core.counterfactual.editor_judge import (
 from mine_core.counterfactual.editor_loading import load_editor
 from mine_core.counterfactual.editors import Editor, create_editor
 from mine_core.counterfactual.train_pairs import SCENE_SIZE, pairs_of, prompt_of
-from mine_core.statistics import share_interval
+from mine_core.statistics import share_interval, t_interval
 from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
@@ -138,6 +138,7 @@ def measure_removals(editors: Sequence[Editor], n: int, first_seed: int = EVALUA
     """Mean absolute difference (of 255) under the mask between what a removal left and the scene drawn without the object.
 
     Masks are an object's outline grown by three pixels. `ring median` fills with the median colour of a ring about the mask.
+    `more` is the mean error beyond the first editor's, scene by scene; intervals are Student's over scenes.
     """
     errors: dict[str, list[float]] = {name: [] for name in (*(editor.name for editor in editors), "ring median")}
     for number in range(n):
@@ -155,9 +156,15 @@ def measure_removals(editors: Sequence[Editor], n: int, first_seed: int = EVALUA
         ring = (cv2.dilate(outline.astype(np.uint8), np.ones((2 * RING + 1,) * 2, np.uint8)) > 0) & ~outline
         median = np.median(full.image[ring], axis=0)
         errors["ring median"].append(float(np.abs(median - truth[outline]).mean()))
-    return {
-        name: {"mean": float(np.mean(values)), "median": float(np.median(values)), "n": len(values)} for name, values in errors.items()
-    }
+    first = np.array(errors[editors[0].name])
+    return {name: _removal_error(np.array(values), first) for name, values in errors.items()}
+
+
+def _removal_error(values: Float[np.ndarray, " scene"], first: Float[np.ndarray, " scene"]) -> dict[str, float]:
+    (low, high), (more_low, more_high) = t_interval(values), t_interval(values - first)
+    about = {"mean": values.mean(), "median": np.median(values), "low": low, "high": high}
+    more = {"more": (values - first).mean(), "more_low": more_low, "more_high": more_high}
+    return {name: float(value) for name, value in (about | more).items()} | {"n": len(values)}
 
 
 def measure_speed(editor: Editor, asked: Sequence[Insertion]) -> dict[str, float]:

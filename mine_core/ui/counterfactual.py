@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from mine_core.cortex.flatmap import centre_of_voxel, voxel_at
-from mine_core.counterfactual.editor_presets import find_editor_preset, measured_quality, measured_removals
+from mine_core.counterfactual.editor_presets import RemovalError, find_editor_preset, measured_quality, measured_removals
 from mine_core.counterfactual.shift import beyond_controls
 from mine_core.errors import EditError, MineError
 from mine_core.figures import data_url, mask_rgba, outlined, shift_figure
@@ -36,6 +36,7 @@ PAINTS_WELL = 0.9  # share of a painter's insertions that are recognised, from w
 HOW = {True: "Paint it by words", False: "Use a cut-out"}
 FILLED = {"patch-fill": "patches of the image", "smooth-fill": "colours around it"}
 NULL_FILL = "ring median"
+KNOWS_NOTHING = "the median colour around it, which knows nothing,"
 NO_PAINTER = "No editor that paints photographs is on this machine. The Data page says how to get one."
 KINDS: dict[Kind, str] = {"remove": "Remove", "insert": "Insert"}
 
@@ -90,9 +91,9 @@ def _ask_fill(instrument: Instrument) -> str:
     chosen = st.selectbox(
         "Fill its place with", names, format_func=lambda name: f"{FILLED.get(name, 'painted')} ({name})", key="cf_fill", help=told
     )
-    measured = next((found for name in painters if (found := measured_removals(name))), {})
-    if measured:
-        st.caption(_nearest(measured))
+    known = next((name for name in painters if name in measured_removals(name)), None)
+    if known is not None:
+        st.caption(_nearest(measured_removals(known), known))
     elif chosen in painters:
         st.caption(f"{find_editor_preset(chosen).about} How near it comes to what is behind was not measured here.")
     elif not painters and instrument.subject.kind != "phantom":
@@ -100,21 +101,17 @@ def _ask_fill(instrument: Instrument) -> str:
     return "" if chosen == FILLS[0] else chosen
 
 
-def _nearest(measured: Mapping[str, tuple[float, float, int]]) -> str:
-    """Which way of removing comes nearest to what is behind, by how much, beside a fill that knows nothing of the scene."""
-    editors = {name: values for name, values in measured.items() if name != NULL_FILL}
-    ordered = sorted(editors, key=lambda name: editors[name][0])
-    first, by_median = ordered[0], min(editors, key=lambda name: editors[name][1])
-    by = "by mean and median" if first == by_median else f"by the mean; by the median {by_median}"
-    each = ", ".join(f"{name} {editors[name][0]:.1f} ({editors[name][1]:.1f})" for name in ordered)
-    null = ""
-    if NULL_FILL in measured:
-        mean, median, _ = measured[NULL_FILL]
-        null = f"; the median colour around it, which knows nothing, {mean:.1f} ({median:.1f})"
-    n = max(values[2] for values in measured.values())
+def _nearest(measured: Mapping[str, RemovalError], painter_name: str) -> str:
+    """How far each way of removing ends from what is behind, beside a fill that knows nothing of the scene."""
+    own = measured[painter_name]
+    rest = sorted((way for way in measured if way != painter_name), key=lambda way: measured[way].mean)
+    each = "; ".join(
+        f"{KNOWS_NOTHING if way == NULL_FILL else way} {found.more:+.1f} ({found.more_low:+.1f} to {found.more_high:+.1f})"
+        for way, found in ((way, measured[way]) for way in rest)
+    )
     return (
-        f"Nearest to what is behind: **{first}**, {by}. Mean (median) error in grey levels of 255, in {n} scenes also drawn "
-        f"without the object: {each}{null}. Intervals were not measured: small differences may be chance."
+        f"Distance from what is behind, in grey levels of 255, over {own.n:.0f} scenes also drawn without the object (95 % intervals): "
+        f"painted by {painter_name} {own.mean:.1f} ({own.low:.1f} to {own.high:.1f}). Beyond that, in the same scenes: {each}."
     )
 
 

@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import PROJECT, InstrumentConfig, cache_directory
+from mine_core.counterfactual.editor_presets import RemovalError
 from mine_core.counterfactual.editors import finish_edit, stop_if
 from mine_core.errors import EditError
 from mine_core.instrument import Instrument, build_instrument, trials
@@ -297,18 +298,16 @@ def test_a_removal_is_filled_at_once_or_painted_as_an_insertion_is(instrument, e
 
 def test_which_removal_is_nearer_to_the_truth_is_read_from_what_was_measured(instrument, editor, to_remove, monkeypatch):
     found = {
-        "phantom": (21.04, 18.0, 90),
-        "patch-fill": (22.0, 17.0, 90),
-        "smooth-fill": (20.5, 19.0, 90),
-        "ring median": (30.0, 29.0, 90),
+        "phantom": RemovalError(21.04, 19.0, 23.1, 90, 0.0, 0.0, 0.0),
+        "patch-fill": RemovalError(22.0, 20.0, 24.0, 90, 0.96, -0.4, 2.3),
+        "smooth-fill": RemovalError(20.5, 18.0, 23.0, 90, -0.54, -1.0, -0.1),
+        "ring median": RemovalError(30.0, 28.0, 32.0, 90, 8.96, 7.0, 11.0),
     }
     monkeypatch.setattr(counterfactual, "measured_removals", lambda name: found)
     said = texts(opened(to_remove, edit="remove"))
-    assert "Nearest to what is behind: **smooth-fill**, by the mean; by the median patch-fill." in said
-    assert "in 90 scenes also drawn without the object: smooth-fill 20.5 (19.0), phantom 21.0 (18.0), patch-fill 22.0 (17.0)" in said
-    assert "which knows nothing, 30.0 (29.0). Intervals were not measured" in said
-    found["phantom"] = (16.0, 15.0, 90)
-    assert "behind: **phantom**, by mean and median." in texts(opened(to_remove, edit="remove"))
+    assert "over 90 scenes also drawn without the object (95 % intervals): painted by phantom 21.0 (19.0 to 23.1)." in said
+    assert "Beyond that, in the same scenes: smooth-fill -0.5 (-1.0 to -0.1); patch-fill +1.0 (-0.4 to +2.3); the median colour" in said
+    assert "which knows nothing, +9.0 (+7.0 to +11.0)." in said
     found.clear()
     app = opened(to_remove, edit="remove")
     assert "what is behind" not in texts(app)

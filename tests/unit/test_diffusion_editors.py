@@ -1,5 +1,6 @@
 """Editors of diffusers: every preset's class with tiny random weights, offline; what they may change, see, record and refuse."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -137,10 +138,10 @@ def test_measured_removals_are_what_was_measured_or_nothing(tmp_path, monkeypatc
     (tmp_path / "phantom").mkdir()
     assert editor_presets.measured_removals("phantom") == {}
     report = tmp_path / "phantom" / "quality.json"
-    report.write_text(
-        '{"removals": {"phantom": {"mean": 20, "median": 18.5, "n": 90}, "patch-fill": {"mean": 22, "median": 19, "n": 90}}}'
-    )
-    assert editor_presets.measured_removals("phantom") == {"phantom": (20, 18.5, 90), "patch-fill": (22, 19, 90)}
+    entry = {"mean": 20, "low": 18.5, "high": 21.5, "n": 90, "more": 0, "more_low": 0, "more_high": 0, "median": 3}
+    report.write_text(json.dumps({"removals": {"phantom": entry, "patch-fill": entry | {"more": 2.5}}}))
+    found = editor_presets.measured_removals("phantom")
+    assert found["phantom"] == editor_presets.RemovalError(20, 18.5, 21.5, 90, 0, 0, 0) and found["patch-fill"].more == 2.5
     for broken in ("{", '{"removals": []}', '{"removals": {"phantom": {"mean": 20}}}', '{"insertions": {}}'):
         report.write_text(broken)
         assert editor_presets.measured_removals("phantom") == {}

@@ -124,12 +124,18 @@ def test_removals_are_measured_from_the_true_background() -> None:
     assert found["true"]["mean"] == 0
     assert found["nothing"]["mean"] > found["ring median"]["mean"] > 3
     assert found["true"]["n"] == found["ring median"]["n"] >= 5
+    ring = found["ring median"]  # the first editor errs by 0
+    assert ring["more"] == ring["mean"] and (ring["more_low"], ring["more_high"]) == (ring["low"], ring["high"])
+    assert 0 < ring["low"] < ring["mean"] < ring["high"]
+    turned = quality.measure_removals([Oracle("nothing", False), Oracle("true", True)], 8)
+    assert turned["true"]["more"] == -found["nothing"]["more"] and turned["true"]["more_low"] == -found["nothing"]["more_high"]
 
 
 def a_report(folder, sha="abc") -> None:
     share = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 50}
     made = {"recognised": share, "recognised_each": {"dog": 0.5, "cat": 1.0}, "colour": share | {"chance": 1 / 6}}
-    removals = {name: {"mean": 4.0, "median": 3.5, "n": 9} for name in ("phantom", "ring median")}
+    away = {"mean": 4.0, "low": 3.0, "high": 5.0, "median": 3.5, "more": 1.25, "more_low": 0.5, "more_high": 2.0, "n": 9}
+    removals = {name: away for name in ("phantom", "ring median")}
     seconds = {"insert": 0.31, "remove": 0.2, "threads": 1}
     report = {"sha256": sha, "judge": "The judge is X.", "insertions": made, "rendered": made, "removals": removals, "seconds": seconds}
     report["round_trip"] = {name: share | {"value": 0.88} for name in ("recognised", "colour")}
@@ -165,7 +171,7 @@ def test_card_tells_what_was_measured_and_refuses_other_weights(tmp_path) -> Non
         "0.31 to insert",
         "A note.",
         "64 x 64",
-        "| phantom | 4.00",
+        "| phantom | 4.0 (3.0 to 5.0) | 3.5 | 1.2 (0.5 to 2.0) | 9 |",
     ):
         assert told in text, told
     a_report(tmp_path, sha="other")
