@@ -63,7 +63,7 @@ def _ask_where(view: View, instrument: Instrument, image: np.ndarray, about: str
         region = driving_region(instrument, view.voxel, view.image) if word == DRIVER else word_region(instrument, view.image, word)
         start = mask_rgba(region)
         found = "The region that drives the voxel" if word == DRIVER else f"Where '{word}' is seen"
-        st.caption(f"{found} is painted; change it with the brush.")
+        st.caption(f"{found} is marked; change it with the brush.")
     except EditError as refusal:
         st.info(f"{refusal} Or paint a region yourself.")
     drawn = painter(
