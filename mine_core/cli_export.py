@@ -40,6 +40,12 @@ def add_export_command(commands: Any) -> None:
         "--word", default="", metavar="WORD", help="maps shift, edit: what is inserted, or removed in place of the driver"
     )
     export.add_argument(
+        "--editor",
+        default="",
+        metavar="NAME",
+        help="maps shift, edit: smooth-fill, or a painter such as phantom (default: patch-fill, cut-outs)",
+    )
+    export.add_argument(
         "--agreement", metavar="NAME", help="edit: data agreement under which images of a restricted dataset may be handed on"
     )
     export.add_argument("--check", type=Path, metavar="PATH", help="read an export's folder, or an edit's zip, and check every byte")
@@ -182,7 +188,8 @@ def _trial(options: argparse.Namespace, instrument: Any, store: ArtifactStore, n
 
     if options.edit == "insert" and not options.word:
         raise ConfigError("An insertion needs --word; name a thing of the vocabulary.")
-    request = EditRequest(options.edit, _given(options, "voxel", name), _given(options, "image", name), word=options.word)
+    voxel, image = _given(options, "voxel", name), _given(options, "image", name)
+    request = EditRequest(options.edit, voxel, image, word=options.word, editor=options.editor)
     # without one, the export says that nothing checked the edit
     return request, run_trial(instrument, request, find_second(settings(options), store))
 

@@ -74,6 +74,7 @@ def test_maps_are_written_and_read_back(small, apart, tmp_path, capsys):
         (("--out", "OUT", "--map", "search"), "give 1 to 12 texts"),
         (("--out", "OUT", "--map", "accuracy,layer"), "fit --dictionary"),
         (("--out", "OUT", "--map", "shift", "--edit", "insert"), "An insertion needs --word"),
+        (("--out", "OUT", "--map", "shift", "--voxel", "0", "--image", "0", "--editor", "brush"), "There is no generative editor 'brush'"),
         (("--check", "OUT"), "is no export of MINE"),
     ],
 )
@@ -99,6 +100,11 @@ def test_an_edit_is_written_and_read_back(small, apart, tmp_path, capsys, edits_
     capsys.readouterr()
     assert main(["export", "--check", str(path)]) == 0
     assert "remove what drives the voxel" in capsys.readouterr().out
+    smooth = tmp_path / "smooth"
+    assert main([str(smooth) if part == str(out) else part for part in asked] + ["--editor", "smooth-fill"]) == 0
+    other = read_edit(next(smooth.glob("edit-small-remove*.zip")))
+    assert other.provenance["editor"]["name"] == "smooth-fill" and not np.array_equal(other.edited, read.edited)
+    assert np.array_equal(other.edit_mask, read.edit_mask)
 
 
 def test_guarded_images_leave_under_their_agreement_alone(small, apart, tmp_path, capsys, monkeypatch, edits_are_quick):
