@@ -74,7 +74,10 @@ def test_maps_are_written_and_read_back(small, apart, tmp_path, capsys):
         (("--out", "OUT", "--map", "search"), "give 1 to 12 texts"),
         (("--out", "OUT", "--map", "accuracy,layer"), "fit --dictionary"),
         (("--out", "OUT", "--map", "shift", "--edit", "insert"), "An insertion needs --word"),
-        (("--out", "OUT", "--map", "shift", "--voxel", "0", "--image", "0", "--editor", "brush"), "There is no generative editor 'brush'"),
+        (
+            ("--out", "OUT", "--map", "shift", "--voxel", "0", "--image", "0", "--editor", "brush"),
+            "There is no generative editor 'brush'",
+        ),
         (("--check", "OUT"), "is no export of MINE"),
     ],
 )
