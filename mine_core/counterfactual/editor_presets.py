@@ -122,9 +122,8 @@ def editor_available(name: str) -> tuple[bool, str]:
 
 def measured_quality(name: str) -> tuple[float, float, float] | None:
     """Share of an editor's insertions that an independent judge recognised, with its 95 % interval; None where it was not measured."""
-    path = EDITOR_WEIGHTS / name / "quality.json"
     try:
-        found = json.loads(path.read_text())["insertions"]["recognised"]
+        found = _quality(name)["insertions"]["recognised"]
         return float(found["value"]), float(found["low"]), float(found["high"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -158,13 +157,16 @@ def measured_removals(name: str) -> dict[str, RemovalError]:
     -----
     The picture alone is compared: nothing is said of how near a predicted shift is to the true one.
     """
-    path = EDITOR_WEIGHTS / name / "quality.json"
     wanted = [field.name for field in fields(RemovalError)]
     try:
-        found = json.loads(path.read_text())["removals"]
+        found = _quality(name)["removals"]
         return {way: RemovalError(**{key: float(entry[key]) for key in wanted}) for way, entry in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _quality(name: str) -> dict[str, Any]:
+    return json.loads((EDITOR_WEIGHTS / name / "quality.json").read_text())
 
 
 def how_to_get(preset: EditorPreset) -> str:

@@ -38,6 +38,7 @@ def card(directory: Path) -> str:
             "run python -m mine_core.counterfactual.phantom_editor_quality again."
         )
     megabytes = sum(file.stat().st_size for file in directory.rglob("*.safetensors")) / 1e6
+    described["shape"] = {"surroundings": SURROUNDINGS} | described["shape"]  # editors of before had no other
     parts = (_head(), _shape(described, megabytes), _training(described["training"], described["shape"]), _figures(quality), _limits())
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
@@ -57,7 +58,7 @@ def _shape(described: dict[str, Any], megabytes: float) -> list[str]:
     return [
         "## Model",
         "",
-        f"- A square window about the mask with {100 * shape.get('surroundings', SURROUNDINGS):.0f} % of its longer side on each "
+        f"- A square window about the mask with {100 * shape['surroundings']:.0f} % of its longer side on each "
         f"side, {shape['size']} x {shape['size']} pixels; latents of 4 channels, one cell of "
         f"{2 ** (len(shape['encoder_blocks']) - 1)} x {2 ** (len(shape['encoder_blocks']) - 1)} pixels.",
         f"- AutoencoderTiny of width {shape['width']}; UNet of {', '.join(map(str, shape['channels']))} channels that reads the "
@@ -69,7 +70,7 @@ def _shape(described: dict[str, Any], megabytes: float) -> list[str]:
 
 
 def _training(training: dict[str, Any], shape: dict[str, Any]) -> list[str]:
-    window = f"--size {shape['size']} --surroundings {shape.get('surroundings', SURROUNDINGS):g}"
+    window = f"--size {shape['size']} --surroundings {shape['surroundings']:g}"
     autoencoder, denoiser = training["autoencoder"], training["denoiser"]
     pools = " and ".join(f"{n:,} edits in windows of {size} pixels" for size, n in training["pool"].items())
     return [

@@ -30,12 +30,19 @@ def autoencoder_loss(parts: nn.ModuleDict, tiles: Tensor, objects: Tensor, noise
     noise : standard normal, of the latents' shape.
     """
     autoencoder: Any = parts["autoencoder"]
-    pixels = to_pixels(tiles.to(run.device))
+    pixels, objects = to_pixels(tiles.to(run.device)), objects.to(run.device)[:, None]
     with run.precision():
         latents = autoencoder.encoder(pixels).float()
         painted = autoencoder.decoder(latents + LATENT_NOISE * latents.detach().std() * noise.to(run.device))
+    return picture_error(painted, pixels, objects, latents)
+
+
+def picture_error(
+    painted: Tensor, pixels: Float[Tensor, "tile 3 row col"], objects: Float[Tensor, "tile 1 row col"], latents: Tensor
+) -> Float[Tensor, ""]:
+    """L1 + squared + half of the gradient's L1 error, objects counting `OBJECT_WEIGHT` times; and a thousandth of squared latents."""
     error = painted.float() - pixels
-    weight = 1 + (OBJECT_WEIGHT - 1) * objects.to(run.device)[:, None]
+    weight = 1 + (OBJECT_WEIGHT - 1) * objects
     weight = weight / weight.mean()
     across = (error.diff(dim=-1).abs() * weight[..., 1:]).mean()
     down = (error.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
@@ -62,7 +69,7 @@ def train_autoencoder(run: Run, shape: EditorShape, directory: Path, *, workers:
         start = run.progress.step
         for number, (tiles, objects) in enumerate(batches(dataset, start, run.recipe.steps, workers), start):
             cells = (len(tiles), LATENT_CHANNELS, tiles.shape[1] // shape.cell, tiles.shape[2] // shape.cell)
-            noise = torch.randn(cells, generator=torch.Generator().manual_seed(run.recipe.seed * 1_000_003 + number))
+            noise = torch.randn(cells, generator=run.recipe.generator(number))
             yield partial(autoencoder_loss, tiles=tiles, objects=objects, noise=noise, run=run)
 
     run.train(losses(), lambda done: done.save(directory, shape.to_dict()), save_minutes=save_minutes)

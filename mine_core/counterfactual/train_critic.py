@@ -5,7 +5,7 @@ critic of latents takes for what was asked; the decoder, what the critic of pict
 (Johnson et al. 2016, arXiv:1603.08155). Neither is the judge of the finished editor, which is read-outs of another network.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mine_core.counterfactual.editor_judge import QUESTIONS, answers_of
-from mine_core.counterfactual.train_run import Run
+from mine_core.counterfactual.train_run import Run, StepLosses
 from mine_core.subjects.phantom import scenes
 
 WIDTH = 64
@@ -96,7 +96,7 @@ def answers_loss(
     return total / len(weight)
 
 
-class CriticBatches:
+class CriticBatches(StepLosses):
     """Losses of a critic, step by step, a function of the step's number.
 
     Parameters
@@ -111,20 +111,17 @@ class CriticBatches:
         items: Sequence[scenes.SceneObject | None],
         run: Run,
     ) -> None:
-        self.read, self.cells, self.run = read, cells, run
+        super().__init__(run)
+        self.read, self.cells = read, cells
         self.rows = np.flatnonzero([item is not None for item in items])
         known = answers_of([item for item in items if item is not None])
         self.answers = {name: torch.from_numpy(values) for name, values in known.items()}
-
-    def __iter__(self) -> Iterator[Callable[[nn.ModuleDict], Tensor]]:
-        while True:
-            yield self.loss_at(self.run.progress.step)
 
     def loss_at(self, step: int) -> Callable[[nn.ModuleDict], Tensor]:
         """The loss of one step's pictures, with noise of any strength up to `ROUGHEST`."""
         recipe = self.run.recipe
         chosen = np.random.default_rng([recipe.seed, step]).integers(0, len(self.rows), recipe.batch_size)
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        generator = recipe.generator(step)
         rows = torch.from_numpy(self.rows[chosen])
         shown = self.read(rows)
         strength = ROUGHEST * torch.rand(len(rows), 1, 1, 1, generator=generator)

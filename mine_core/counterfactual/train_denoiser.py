@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mine_core.counterfactual.phantom_editor import EditorShape, Part, build_scheduler, build_tokenizer
 from mine_core.counterfactual.train_autoencoder import to_pixels
 from mine_core.counterfactual.train_critic import Critic, answers_loss, answers_told
-from mine_core.counterfactual.train_pairs import prompt_of, read_items, written_items
-from mine_core.counterfactual.train_run import Run
+from mine_core.counterfactual.train_pairs import pixels_of, prompt_of, read_items, written_items
+from mine_core.counterfactual.train_run import Run, StepLosses, write_tensors
 from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 
@@ -52,10 +52,8 @@ class Pool:
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
         """Replace the file in one move."""
-        temporary = path.with_name(f".{path.name}")
         tensors = {"latents": self.latents, "seen": self.seen, "cells": self.cells}
-        save_file(tensors, temporary, metadata={"items": written_items(self.items), "about": json.dumps(about)})
-        temporary.replace(path)
+        write_tensors(path, tensors, {"items": written_items(self.items), "about": json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path) -> "Pool":
@@ -71,7 +69,7 @@ def encode_pool(autoencoder: Part, shape: EditorShape, chunks: Iterator[Any], n_
     latents, seen, cells, items = [], [], [], []
     for images, inside, shown in chunks:
         pixels = to_pixels(images)
-        covered = inside[:, None].repeat_interleave(shape.cell, -2).repeat_interleave(shape.cell, -1)
+        covered = pixels_of(inside[:, None], shape.cell)
         both = torch.cat([pixels, pixels * ~covered]).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             codes = autoencoder.encoder(both).float() * autoencoder.config.scaling_factor
@@ -87,23 +85,20 @@ def encode_pool(autoencoder: Part, shape: EditorShape, chunks: Iterator[Any], n_
     return Pool(whole[0], whole[1], whole[2], tuple(items[:n_edits]))
 
 
-class DenoiserBatches:
+class DenoiserBatches(StepLosses):
     """Losses of the denoiser, step by step: a function of the step's number, and of which pool the schedule has come to.
 
     `pools` hold small windows and then large ones, or windows of one size; `critic` looks at latents, where there is one.
     """
 
     def __init__(self, pools: Sequence[Pool], shape: EditorShape, run: Run, critic: Critic | None = None) -> None:
-        self.pools, self.run, self.critic = pools, run, critic
+        super().__init__(run)
+        self.pools, self.critic = pools, critic
         self.scheduler: Any = build_scheduler()
         self.tokenizer = build_tokenizer(shape)
         self.rows = [(pool.inserted, pool.removed) for pool in pools]
         if not all(len(rows) for both in self.rows for rows in both):
             raise EditError("A pool holds no insertion or no removal; make a larger one.")
-
-    def __iter__(self) -> Iterator[Callable[[nn.ModuleDict], Tensor]]:
-        while True:
-            yield self.loss_at(self.run.progress.step)
 
     def loss_at(self, step: int) -> Callable[[nn.ModuleDict], Tensor]:
         """The loss of one step's edits, times and noise."""
@@ -111,7 +106,7 @@ class DenoiserBatches:
         which = 0 if self.run.share_done() < LARGE_FROM else len(self.pools) - 1
         pool, rows = self.pools[which], self.rows[which]
         rng = np.random.default_rng([recipe.seed, step])
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        generator = recipe.generator(step)
         n = recipe.batch_size
         kinds = (rng.random(n) >= INSERTED).astype(int)
         chosen = torch.from_numpy(np.array([rng.choice(rows[kind]) for kind in kinds]))

@@ -266,6 +266,11 @@ def crop_of(pair: EditPair, size: int, cell: int, surroundings: float = SURROUND
     return Crop(cut(pair.after, window, size), whole_cells(cut_mask(pair.edit_mask, window, size), cell))
 
 
+def pixels_of(cells: Bool[torch.Tensor, "*edit row col"], cell: int) -> Bool[torch.Tensor, "*edit y x"]:
+    """Pixels of cells that are `cell` pixels wide."""
+    return cells.repeat_interleave(cell, -2).repeat_interleave(cell, -1)
+
+
 class CropChunks(Dataset):
     """Chunk number -> (pictures after their edits, cells that may change, what was inserted), a pure function of the number."""
 

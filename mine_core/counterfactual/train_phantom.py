@@ -9,7 +9,6 @@ writes the averaged weights to assets/editors/phantom.
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -38,7 +36,7 @@ from mine_core.counterfactual.train_autoencoder import batches, trained_autoenco
 from mine_core.counterfactual.train_critic import Critic, CriticBatches
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
 from mine_core.counterfactual.train_pairs import CropChunks, prompt_words
-from mine_core.counterfactual.train_run import CHECKPOINT, Recipe, Run, read_state, under
+from mine_core.counterfactual.train_run import CHECKPOINT, Recipe, Run, read_about, read_state, under
 from mine_core.counterfactual.train_sharp import CROP_SEED, Crops, SharpBatches, made_crops
 from mine_core.counterfactual.windows import SURROUNDINGS
 from mine_core.errors import EditError
@@ -108,10 +106,8 @@ def made_pool(root: Path, size: int, n_edits: int, workers: int, surroundings: f
     path = root / f"pool-{size}.safetensors"
     weights = hash_file(autoencoder_folder(root) / CHECKPOINT)
     about = {"autoencoder": weights, "n_edits": n_edits, "first_seed": POOL_SEED, "surroundings": surroundings}
-    if path.is_file():
-        with safe_open(path, "pt") as stream:
-            if json.loads(stream.metadata()["about"]) == about:
-                return Pool.load(path)
+    if path.is_file() and read_about(path) == about:
+        return Pool.load(path)
     autoencoder, shape = trained_autoencoder(autoencoder_folder(root))
     chunks = batches(CropChunks(POOL_SEED, size, shape.cell, surroundings=surroundings), 0, n_edits, workers)
     pool = encode_pool(autoencoder, shape, chunks, n_edits)
@@ -134,8 +130,7 @@ def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any
         minutes = round(state["progress"]["seconds"] / 60, 1)
         training[stage] = {"recipe": state["recipe"], "steps": state["progress"]["step"], "minutes": minutes}
     for size in dict.fromkeys((shape.first_size, shape.size)):
-        with safe_open(root / f"pool-{size}.safetensors", "pt") as stream:
-            training["pool"][str(size)] = json.loads(stream.metadata()["about"])["n_edits"]
+        training["pool"][str(size)] = read_about(root / f"pool-{size}.safetensors")["n_edits"]
     assets.mkdir(parents=True, exist_ok=True)
     return save_editor(assemble(shape, autoencoder, denoiser, text_encoder), shape, assets / NAME, {"training": training})
 

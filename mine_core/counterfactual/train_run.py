@@ -4,7 +4,8 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,6 +51,10 @@ class Recipe:
             return self.rate * max(progress, 0.02 * self.warm_up) / self.warm_up
         fall = (progress - self.hold) / (1 - self.hold)
         return self.rate * (1 - 0.99 * min(max(fall, 0.0), 1.0))
+
+    def generator(self, step: int) -> torch.Generator:
+        """Randomness of one step, a function of the seed and of the step's number."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
 
 
 @dataclass
@@ -127,9 +132,7 @@ class Run:
         """Replace the checkpoint in one move; `shape` says which networks its weights are of."""
         directory.mkdir(parents=True, exist_ok=True)
         state = {"recipe": asdict(self.recipe), "shape": shape, "progress": asdict(self.progress)}
-        temporary = directory / f".{CHECKPOINT}"
-        save_file(self.tensors(), temporary, metadata={"state": json.dumps(state)})
-        temporary.replace(directory / CHECKPOINT)
+        write_tensors(directory / CHECKPOINT, self.tensors(), {"state": json.dumps(state)})
 
     def restore(self, directory: Path) -> None:
         """Take up the state of a checkpoint of the same networks."""
@@ -179,6 +182,34 @@ class Run:
             self.seconds_left() / 60,
             loss,
         )
+
+
+class StepLosses(ABC):
+    """Losses of a stage, one after the other from the step that it has come to, each a function of its step's number."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __iter__(self) -> Iterator[Callable[[nn.ModuleDict], Tensor]]:
+        while True:
+            yield self.loss_at(self.run.progress.step)
+
+    @abstractmethod
+    def loss_at(self, step: int) -> Callable[[nn.ModuleDict], Tensor]:
+        """The loss of one step, as a function of the stage's networks."""
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Replace a file of tensors in one move."""
+    temporary = path.with_name(f".{path.name}")
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a file of tensors says that it was made from."""
+    with safe_open(path, "pt") as stream:
+        return json.loads(stream.metadata()["about"])
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

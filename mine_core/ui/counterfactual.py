@@ -91,9 +91,9 @@ def _ask_fill(instrument: Instrument) -> str:
     chosen = st.selectbox(
         "Fill its place with", names, format_func=lambda name: f"{FILLED.get(name, 'painted')} ({name})", key="cf_fill", help=told
     )
-    known = next((name for name in painters if name in measured_removals(name)), None)
-    if known is not None:
-        st.caption(_nearest(measured_removals(known), known))
+    known = [(found, name) for name in painters if name in (found := measured_removals(name))]
+    if known:
+        st.caption(_nearest(*known[0]))
     elif chosen in painters:
         st.caption(f"{find_editor_preset(chosen).about} How near it comes to what is behind was not measured here.")
     elif not painters and instrument.subject.kind != "phantom":
