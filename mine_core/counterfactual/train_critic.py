@@ -21,7 +21,6 @@ from mine_core.subjects.phantom import scenes
 
 WIDTH = 64
 ATTRIBUTE_WEIGHT = 0.3  # of each attribute's question, relative to that of the concept
-ROUGHEST = 0.5  # SD of the noise on what a critic learns from: what it shall tell apart must not be a trick of single numbers
 
 
 class Critic(nn.Module):
@@ -102,6 +101,8 @@ class CriticBatches(StepLosses):
     Parameters
     ----------
     shown : [edit, channel, row, col], as `read` makes numbers of its rows; cells : what may be looked at, at the same resolution.
+    roughest : largest SD of the noise on what it learns from: what it shall tell apart must not be a trick of single numbers, but
+        noise as strong as a mouth hides the mouth.
     """
 
     def __init__(
@@ -110,21 +111,23 @@ class CriticBatches(StepLosses):
         cells: Bool[Tensor, "edit row col"],
         items: Sequence[scenes.SceneObject | None],
         run: Run,
+        *,
+        roughest: float,
     ) -> None:
         super().__init__(run)
-        self.read, self.cells = read, cells
+        self.read, self.cells, self.roughest = read, cells, roughest
         self.rows = np.flatnonzero([item is not None for item in items])
         known = answers_of([item for item in items if item is not None])
         self.answers = {name: torch.from_numpy(values) for name, values in known.items()}
 
     def loss_at(self, step: int) -> Callable[[nn.ModuleDict], Tensor]:
-        """The loss of one step's pictures, with noise of any strength up to `ROUGHEST`."""
+        """The loss of one step's pictures, with noise of any strength up to `roughest`."""
         recipe = self.run.recipe
         chosen = np.random.default_rng([recipe.seed, step]).integers(0, len(self.rows), recipe.batch_size)
         generator = recipe.generator(step)
         rows = torch.from_numpy(self.rows[chosen])
         shown = self.read(rows)
-        strength = ROUGHEST * torch.rand(len(rows), 1, 1, 1, generator=generator)
+        strength = self.roughest * torch.rand(len(rows), 1, 1, 1, generator=generator)
         rough = shown + strength * torch.randn(shown.shape, generator=generator)
         answers = {name: values[chosen] for name, values in self.answers.items()}
         return partial(critic_loss, shown=rough, inside=self.cells[rows, None].float(), answers=answers, run=self.run)

@@ -2,8 +2,9 @@
 
     python -m mine_core.counterfactual.train_phantom --autoencoder-minutes 14 --minutes 60 --threads 1
 
-Stages, each resumed where it was cut off: the autoencoder; a critic of pictures; the autoencoder again, with what that critic sees;
-pools of edits as latents, made once; a critic of latents; and the denoiser with its text encoder on those pools. Checkpoints
+Stages, each resumed where it was cut off: the autoencoder; a critic of pictures; the autoencoder again, with what that critic sees,
+and its decoder alone; pools of edits as latents, made once; a critic of latents; and the denoiser with its text encoder on those
+pools. Checkpoints
 (safetensors, one atomic file a stage with weights, average, optimiser and settings) go to cache/training/phantom-editor. `--export`
 writes the averaged weights to assets/editors/phantom.
 """
@@ -26,6 +27,7 @@ from mine_core.counterfactual import train_autoencoder
 from mine_core.counterfactual.phantom_editor import (
     ASSETS,
     EditorShape,
+    Part,
     assemble,
     build_autoencoder,
     build_denoiser,
@@ -44,7 +46,9 @@ from mine_core.errors import EditError
 NAME = "phantom"
 POOL_SEED = 800_000_000
 CRITICS = {"critic-latents": (4, 2), "critic-pictures": (3, 4)}  # channels and halvings
-STAGES = ("all", "autoencoder", "critic-pictures", "sharp", "pool", "critic-latents", "denoiser")
+ROUGHEST = {"critic-latents": 0.5, "critic-pictures": 0.1}  # SD of the noise they learn from; a painted mouth differs by less than .5
+FACES = 0.5  # of the pictures that the decoder's stage sees: of their cells each says something
+STAGES = ("all", "autoencoder", "critic-pictures", "sharp", "decoder", "pool", "critic-latents", "denoiser")
 logger = logging.getLogger(__name__)
 
 
@@ -78,14 +82,15 @@ def trained_critic(root: Path, stage: str, device: torch.device) -> Critic | Non
 
 
 def sharp_run(recipe: Recipe, device: torch.device, root: Path) -> Run:
-    """The autoencoder of the first stage, to be trained further, or that of the second stage's checkpoint."""
-    autoencoder, _ = trained_autoencoder(root / "autoencoder")
-    run = Run(recipe, nn.ModuleDict({"autoencoder": autoencoder.train()}), device)
-    return _resumed(run, root / "sharp")
+    """The autoencoder of the stage before, to be trained further (its decoder alone, in stage 'decoder'), or that of a checkpoint."""
+    decoder_alone = recipe.stage == "decoder"
+    autoencoder, _ = trained_autoencoder(autoencoder_folder(root) if decoder_alone else root / "autoencoder")
+    autoencoder.train().encoder.requires_grad_(not decoder_alone)
+    return _resumed(Run(recipe, nn.ModuleDict({"autoencoder": autoencoder}), device), root / recipe.stage)
 
 
 def autoencoder_folder(root: Path) -> Path:
-    """Where the checkpoint of the autoencoder's last stage lies."""
+    """Where the checkpoint of the last stage lies in which the encoder was trained."""
     return root / "sharp" if (root / "sharp" / CHECKPOINT).is_file() else root / "autoencoder"
 
 
@@ -115,9 +120,21 @@ def made_pool(root: Path, size: int, n_edits: int, workers: int, surroundings: f
     return pool
 
 
+def finished_autoencoder(root: Path) -> Part:
+    """The autoencoder with the decoder of its last stage; raises EditError if that was made for the latents of another encoder."""
+    autoencoder, _ = trained_autoencoder(autoencoder_folder(root))
+    if not (root / "decoder" / CHECKPOINT).is_file():
+        return autoencoder
+    last, _ = trained_autoencoder(root / "decoder")
+    wanted = autoencoder.encoder.state_dict()
+    if any(not torch.equal(value, wanted[name]) for name, value in last.encoder.state_dict().items()):
+        raise EditError(f"The decoder in {root / 'decoder'} belongs to another encoder; remove it, or train --stage decoder anew.")
+    return last
+
+
 def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Write the averaged weights of both stages to `assets`/phantom, with how they came about."""
-    autoencoder, _ = trained_autoencoder(autoencoder_folder(root))
+    autoencoder = finished_autoencoder(root)
     shape = EditorShape.from_dict(read_state(root / "denoiser")["shape"])
     tensors = under(load_file(root / "denoiser" / CHECKPOINT), "average")
     denoiser, text_encoder = build_denoiser(shape), build_text_encoder(shape)
@@ -142,6 +159,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=60.0, help="of the denoiser, likewise")
     parser.add_argument("--critic-minutes", type=float, default=8.0, help="of each critic, likewise")
     parser.add_argument("--sharp-minutes", type=float, default=30.0, help="of the autoencoder's second stage, likewise")
+    parser.add_argument("--decoder-minutes", type=float, default=30.0, help="of its decoder alone, likewise")
     parser.add_argument("--crops", type=int, default=14_000, help="pictures for the critic of pictures and the second stage")
     parser.add_argument("--pool", type=int, default=60_000, help="edits that the denoiser begins with")
     parser.add_argument("--large-pool", type=int, default=25_000, help="edits in windows of the final size")
@@ -203,10 +221,10 @@ def _train_critic(asked: argparse.Namespace, root: Path, device: torch.device, s
     )
     if stage == "critic-latents":
         pool = _pools(asked, root, device)[-1]
-        losses = CriticBatches(lambda rows: pool.latents[rows].float(), pool.cells, pool.items, run)
+        losses = CriticBatches(lambda rows: pool.latents[rows].float(), pool.cells, pool.items, run, roughest=ROUGHEST[stage])
     else:
         crops = _crops(asked, root)
-        losses = CriticBatches(crops.pixels, crops.inside, crops.items, run)
+        losses = CriticBatches(crops.pixels, crops.inside, crops.items, run, roughest=ROUGHEST[stage])
     run.train(losses, lambda done: done.save(root / stage, {}), save_minutes=asked.save_minutes)
 
 
@@ -218,21 +236,22 @@ def _train_denoiser(asked: argparse.Namespace, root: Path, device: torch.device)
     run.train(losses, lambda done: done.save(root / "denoiser", shape.to_dict()), save_minutes=asked.save_minutes)
 
 
-def _train_sharp(asked: argparse.Namespace, root: Path, device: torch.device) -> None:
+def _train_sharp(asked: argparse.Namespace, root: Path, device: torch.device, stage: str) -> None:
     critic = trained_critic(root, "critic-pictures", device)
     if critic is None:
-        raise EditError("The autoencoder's second stage needs the critic of pictures; train --stage critic-pictures first.")
+        raise EditError("This stage needs the critic of pictures; train --stage critic-pictures first.")
     shape = _shape(asked, root)
-    recipe = Recipe("sharp", asked.steps, asked.sharp_minutes, asked.batch, asked.rate, seed=asked.seed)
-    run = sharp_run(recipe, device, root)
-    losses = SharpBatches(_crops(asked, root), critic, run)
-    run.train(losses, lambda done: done.save(root / "sharp", shape.to_dict()), save_minutes=asked.save_minutes)
+    minutes = asked.sharp_minutes if stage == "sharp" else asked.decoder_minutes
+    run = sharp_run(Recipe(stage, asked.steps, minutes, asked.batch, asked.rate, seed=asked.seed), device, root)
+    losses = SharpBatches(_crops(asked, root), critic, run, faces=FACES if stage == "decoder" else None)
+    run.train(losses, lambda done: done.save(root / stage, shape.to_dict()), save_minutes=asked.save_minutes)
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace, Path, torch.device], object]] = {
     "autoencoder": _train_autoencoder,
     "critic-pictures": partial(_train_critic, stage="critic-pictures"),
-    "sharp": _train_sharp,
+    "sharp": partial(_train_sharp, stage="sharp"),
+    "decoder": partial(_train_sharp, stage="decoder"),
     "pool": _pools,
     "critic-latents": partial(_train_critic, stage="critic-latents"),
     "denoiser": _train_denoiser,

@@ -1,7 +1,8 @@
-"""The second stage of the autoencoder: what a squared error does not notice is to be kept, too.
+"""The last stages of the autoencoder: what a squared error does not notice is to be kept, too.
 
 A mouth is a cell or two of the latents: blurring it costs little, and makes another expression of it. From the first stage on,
-encoder and a larger decoder are fit together, with an error that a critic of pictures measures beside that of pixels.
+encoder and decoder are fit together, with an error that a critic of pictures measures beside that of pixels; and then the decoder
+alone, so that the latents, and all that was made of them, stay what they were.
 """
 
 import json
@@ -18,11 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mine_core.counterfactual.editor_judge import answers_of
 from mine_core.counterfactual.phantom_editor import EditorShape
 from mine_core.counterfactual.train_autoencoder import LATENT_NOISE, batches, picture_error, to_pixels
 from mine_core.counterfactual.train_critic import Critic
 from mine_core.counterfactual.train_pairs import CropChunks, pixels_of, read_items, written_items
 from mine_core.counterfactual.train_run import Run, StepLosses, read_about, write_tensors
+from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 
 CROP_SEED = 750_000_000
@@ -65,17 +68,27 @@ def made_crops(path: Path, shape: EditorShape, n_crops: int, workers: int) -> Cr
 
 
 class SharpBatches(StepLosses):
-    """Losses of the second stage, step by step, a function of the step's number: random tiles of rendered windows, half mirrored."""
+    """Losses of either stage, step by step, a function of the step's number: random tiles of rendered windows, half mirrored.
 
-    def __init__(self, crops: Crops, critic: Critic, run: Run, tile: int = 64) -> None:
+    Parameters
+    ----------
+    faces : share of faces among the pictures, whatever theirs is among the crops; None: theirs.
+    """
+
+    def __init__(self, crops: Crops, critic: Critic, run: Run, tile: int = 64, faces: float | None = None) -> None:
         super().__init__(run)
         self.crops, self.critic, self.tile = crops, critic, tile
+        shown = answers_of([item for item in crops.items if item is not None])["expression"] >= 0
+        if faces is not None and shown.all() == shown.any():
+            raise EditError("The crops show faces only, or none; make more of them.")
+        each = np.full(len(shown), 1 / len(shown)) if faces is None else np.where(shown, faces, 1 - faces)
+        self.chance = each if faces is None else each / np.where(shown, shown.sum(), (~shown).sum())
 
     def loss_at(self, step: int) -> Callable[[nn.ModuleDict], Tensor]:
         """The loss of one step's pictures."""
         recipe = self.run.recipe
         rng = np.random.default_rng([recipe.seed, step])
-        rows = torch.from_numpy(rng.integers(0, len(self.crops.items), recipe.batch_size))
+        rows = torch.from_numpy(rng.choice(len(self.chance), recipe.batch_size, p=self.chance))
         top, left = rng.integers(0, self.crops.images.shape[1] - self.tile + 1, 2)
         place = (..., slice(top, top + self.tile), slice(left, left + self.tile))
         pixels, inside = self.crops.pixels(rows)[place], self.crops.inside[rows, None][place].float()

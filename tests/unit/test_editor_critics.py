@@ -16,9 +16,17 @@ from mine_core.counterfactual.train_autoencoder import trained_autoencoder
 from mine_core.counterfactual.train_critic import ATTRIBUTE_WEIGHT, Critic, CriticBatches, answers_loss, answers_told
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, denoiser_loss
 from mine_core.counterfactual.train_pairs import prompt_of, read_items, written_items
-from mine_core.counterfactual.train_phantom import autoencoder_folder, critic_run, denoiser_run, sharp_run, trained_critic
+from mine_core.counterfactual.train_phantom import (
+    autoencoder_folder,
+    critic_run,
+    denoiser_run,
+    finished_autoencoder,
+    sharp_run,
+    trained_critic,
+)
 from mine_core.counterfactual.train_run import Run
 from mine_core.counterfactual.train_sharp import SharpBatches, made_crops, sharp_loss
+from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 
 FACE = (("expression", "smiling"), ("age", "old"), ("hair", "grey"), ("glasses", "no"), ("hat", "yes"), ("view", "left"))
@@ -86,7 +94,7 @@ def test_critic_learns_its_pictures_by_heart_and_is_kept(tmp_path) -> None:
     pool = pool_of(tmp_path, 32, 40)
     recipe = replace(RECIPE, stage="critic-latents", steps=30, batch_size=16, rate=3e-3)
     run = critic_run(recipe, CPU, tmp_path / "critic-latents")
-    batches = CriticBatches(lambda rows: pool.latents[rows].float(), pool.cells, pool.items, run)
+    batches = CriticBatches(lambda rows: pool.latents[rows].float(), pool.cells, pool.items, run, roughest=0.5)
     before = batches.loss_at(500)(run.parts).item()
     run.train(batches, lambda done: done.save(tmp_path / "critic-latents", {}), save_minutes=9.0)
     assert batches.loss_at(500)(run.parts).item() < 0.5 * before
@@ -192,6 +200,69 @@ def test_second_stage_goes_on_from_the_first_and_is_taken_up(tmp_path) -> None:
     found, _ = trained_autoencoder(autoencoder_folder(tmp_path))
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in run.average["autoencoder"].state_dict().items())
     assert sharp_run(replace(RECIPE, stage="sharp", steps=25), CPU, tmp_path).progress.step == 25
+
+
+def test_decoder_is_trained_on_alone_and_the_latents_stay_what_they_were(tmp_path) -> None:
+    made(tmp_path)
+    crops = made_crops(tmp_path / "crops.safetensors", replace(tiny(), size=48), 60, 0)
+    first, shape = trained_autoencoder(autoencoder_folder(tmp_path))
+    run = sharp_run(replace(RECIPE, stage="decoder", steps=25, batch_size=8, weight_decay=0.5), CPU, tmp_path)
+    batches = SharpBatches(crops, random_critic(3, 4), run, tile=32)
+    before = batches.loss_at(500)(run.parts).item()
+    run.train(batches, lambda done: done.save(tmp_path / "decoder", shape.to_dict()), save_minutes=9.0)
+    assert batches.loss_at(500)(run.parts).item() < 0.9 * before
+    assert autoencoder_folder(tmp_path) == tmp_path / "autoencoder", "pools stay good"
+    last, was = finished_autoencoder(tmp_path), first.state_dict()
+    assert last.config.scaling_factor == first.config.scaling_factor
+    same = {name: torch.equal(value, was[name]) for name, value in last.state_dict().items()}
+    assert all(same[name] for name in same if name.startswith("encoder."))
+    assert not any(same[name] for name in same if name.startswith("decoder.") and name.endswith("weight"))
+    resumed = sharp_run(replace(RECIPE, stage="decoder", steps=26), CPU, tmp_path)
+    assert resumed.progress.step == 25
+    resumed.step(batches.loss_at(25))
+
+
+def test_decoder_of_another_encoder_is_not_exported(tmp_path) -> None:
+    _, shape = made(tmp_path)
+    first, _ = trained_autoencoder(tmp_path / "autoencoder")
+    assert finished_autoencoder(tmp_path).config.scaling_factor == first.config.scaling_factor
+    sharp_run(replace(RECIPE, stage="decoder"), CPU, tmp_path).save(tmp_path / "decoder", shape.to_dict())
+    finished_autoencoder(tmp_path)
+    made(tmp_path, steps=4)
+    with pytest.raises(EditError, match="belongs to another encoder; remove it, or train --stage decoder anew"):
+        finished_autoencoder(tmp_path)
+
+
+def test_share_of_faces_is_chosen(tmp_path) -> None:
+    crops = made_crops(tmp_path / "crops.safetensors", replace(tiny(), size=48), 60, 0)
+    face = np.array(["expression" in dict(item.attributes) for item in crops.items])
+    run = Run(replace(RECIPE, batch_size=40), nn.ModuleDict({"part": nn.Linear(1, 1)}), CPU)
+    critic = random_critic(3, 4)
+    plain, half = SharpBatches(crops, critic, run, tile=48), SharpBatches(crops, critic, run, tile=48, faces=0.5)
+    assert 0 < face.sum() < 60 and np.allclose(plain.chance, 1 / 60)
+    assert half.chance[face].sum() == pytest.approx(0.5) and half.chance[~face].sum() == pytest.approx(0.5)
+    shown = half.loss_at(3).keywords["pixels"]
+    known = crops.pixels(torch.arange(60))
+    of = [min(float((known - each).abs().amax((1, 2, 3)).min()) for each in (one, one.flip(-1))) for one in shown]
+    assert max(of) == 0, "whole windows, mirrored or not"
+    only = replace(crops, items=tuple(CAR for _ in crops.items))
+    with pytest.raises(EditError, match="faces only, or none"):
+        SharpBatches(only, critic, run, faces=0.5)
+
+
+def test_noise_that_a_critic_learns_from_is_as_strong_as_asked(tmp_path) -> None:
+    made(tmp_path)
+    pool = pool_of(tmp_path, 32, 40)
+    run = critic_run(replace(RECIPE, stage="critic-latents", batch_size=16), CPU, tmp_path / "critic-latents")
+
+    def shown(roughest: float) -> torch.Tensor:
+        given = CriticBatches(lambda rows: pool.latents[rows].float(), pool.cells, pool.items, run, roughest=roughest)
+        return given.loss_at(3).keywords["shown"]
+
+    none, some, twice = shown(0.0), shown(0.1), shown(0.2)
+    assert all(any(torch.equal(each, latents.float()) for latents in pool.latents) for each in none)
+    assert torch.allclose(twice - none, 2 * (some - none), atol=1e-6)
+    assert 0.02 < float((some - none).std()) < 0.1
 
 
 def test_items_are_written_and_read() -> None:
