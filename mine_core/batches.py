@@ -5,6 +5,7 @@ sees, and does nothing where that is there already; so it does not matter where 
 """
 
 import logging
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -97,8 +98,9 @@ def _on_cluster(tasks: Sequence[Task], where: Where, shared: Path, cancelled: Is
         stack.enter_context(_one_line_only())
         address: Any = where.dask
         if where.slurm:
-            address = stack.enter_context(slurm_cluster(where.slurm_options))
-            address.scale(jobs=where.slurm)
+            address = stack.enter_context(slurm_cluster(where.slurm_options, shared / "slurm"))
+            # a job that is cancelled, or whose time is over, is replaced
+            address.adapt(minimum_jobs=where.slurm, maximum_jobs=where.slurm)
         try:
             client = stack.enter_context(distributed.Client(address, timeout=PATIENCE, set_as_default=False))
         except (OSError, ValueError) as error:
@@ -197,13 +199,34 @@ def _code() -> str:
     return code_version(".")
 
 
-def slurm_cluster(options: Mapping[str, Any]) -> Any:
-    """Dask cluster of SLURM jobs with one single-threaded worker each; raises BatchError for an option that SLURM's cluster lacks."""
+@contextmanager
+def slurm_cluster(options: Mapping[str, Any], logs: Path) -> Iterator[Any]:
+    """Dask cluster of SLURM jobs, none submitted yet, with one single-threaded worker each; what they print goes to files in `logs`.
+
+    Raises BatchError for an option that dask-jobqueue lacks, without SLURM, or with SLURM's reason where it would refuse such jobs.
+    """
     from dask_jobqueue import SLURMCluster
 
-    given = {"cores": SLURM_CORES, "processes": 1, "memory": "8GB", "walltime": "04:00:00", **options}
+    given = {"cores": SLURM_CORES, "processes": 1, "memory": "8GB", "walltime": "04:00:00", "log_directory": str(logs), **options}
     prologue = ["export OMP_NUM_THREADS=1"]
     try:
-        return SLURMCluster(job_script_prologue=prologue, **given)
+        cluster = SLURMCluster(job_script_prologue=prologue, **given)
     except (TypeError, ValueError) as error:
         raise BatchError(f"SLURM jobs cannot be made so: {_short(error)}.") from error
+    with cluster:
+        _check_submission(cluster.job_script())
+        yield cluster
+
+
+def _check_submission(script: str) -> None:
+    """Ask SLURM whether it would take such a job; raises BatchError if not (Dask would try again for ever)."""
+    try:
+        asked = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except FileNotFoundError as error:
+        raise BatchError("There is no SLURM here (no command sbatch): start this on a machine that submits jobs.") from error
+    except subprocess.TimeoutExpired as error:
+        raise BatchError(f"SLURM did not answer in {PATIENCE:g} seconds (sbatch --test-only); is its controller running?") from error
+    if asked.returncode:
+        told = [line.removeprefix("sbatch: error: ") for line in asked.stderr.splitlines() if line.startswith("sbatch: error:")]
+        reason = ("; ".join(told) or " ".join(asked.stderr.split()))[:240].rstrip(".")
+        raise BatchError(f"SLURM refuses such jobs: {reason}. Change --slurm-option (queue, account, memory, walltime).")

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 from mine_core.artifacts import ArtifactStore, write_text
-from mine_core.batches import Task, Where, run_batch, slurm_cluster
-from mine_core.cli import main, parser
+from mine_core.batches import Task, Where, run_batch
+from mine_core.cli import main
 from mine_core.cli_batch import do_task, tasks_of
-from mine_core.cli_common import where_of
 from mine_core.config import InstrumentConfig
 from mine_core.errors import BatchError, ConfigError, SubjectError
 from mine_core.instrument import profiling
@@ -156,23 +155,6 @@ def blind(mark: str) -> tuple[str, str]:
 
 def stranger(mark: str) -> tuple[str, str]:
     return "other", Path(mark).read_text()
-
-
-def test_a_slurm_job_asks_for_what_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = parser().parse_args(["profile", "--slurm", "4", "--slurm-option", "queue=short", "memory=16GB", "walltime=00:30:00"])
-    where = where_of(options)
-    assert where.slurm == 4
-    with slurm_cluster(where.slurm_options) as made:
-        script = made.job_script()
-    for line in ("#SBATCH -p short", "#SBATCH -t 00:30:00", "#SBATCH --mem=15G", "export OMP_NUM_THREADS=1", "--nthreads 1"):
-        assert line in script, line
-    with pytest.raises(BatchError, match="cannot be made so"):
-        slurm_cluster({"colour": "red"})
-    for wrong in (["--slurm-option", "queue=short"], ["--slurm", "2", "--slurm-option", "queue"]):
-        with pytest.raises(ConfigError, match="NAME=VALUE"):
-            where_of(parser().parse_args(["profile", *wrong]))
-    with pytest.raises(ConfigError, match="not both"):
-        Where(dask="tcp://127.0.0.1:9", slurm=2)
 
 
 def test_a_batch_of_commands_keeps_a_file_a_task_and_tries_what_was_refused_again(
