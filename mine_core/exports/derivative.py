@@ -29,7 +29,7 @@ from mine_core.types import VoxelIndex
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
-IGNORED = "*_flatmap.*\n*.npz\n*.csv\n*_webgl/\nedit*.zip\n"
+IGNORED = "*_statmap.*\n*_flatmap.*\n*_webgl\nedit*.zip\n"  # of what BIDS knows no name for
 SOURCES: Mapping[str, Mapping[str, str]] = {
     "phantom": {"URL": "https://gallantlab.org/pycortex", "DOI": "doi:10.3389/fninf.2015.00023"},
     "nsd": {"URL": "http://naturalscenesdataset.org", "DOI": "doi:10.1038/s41593-021-00962-x"},
@@ -43,6 +43,9 @@ Each map has a sidecar `*_statmap.json`: what it is, units, n, null, whether it 
 the SHA-256 of its files. NaN in images and n/a in tables: withheld, unknown, or not cortex that was measured; the tables say which.
 NIfTI volumes are [i, j, k] with the affine of the reference; arrays in npz are one number a voxel, whose place is `flat_index` in the
 C-ordered volume [k, j, i]. Shifts and responses to single images are predictions of an encoding model, not measurements.
+
+BIDS has no name for statistical maps yet; `statmap` is what nilearn and FitLins call them, and `.bidsignore` lists them. Who made the
+maps is not known here: name the authors in `dataset_description.json` before they are shared.
 
 {extra}No stimulus is in this folder. Read it back and check every byte:
 
@@ -65,6 +68,8 @@ def stem_of(instrument: Instrument, space: Space, record: MapRecord) -> str:
 def open_folder(folder: Path, instrument: Instrument, space: Space) -> Path:
     """Make a derivative's folder, or go on in one that MINE wrote; returns the subject's own folder in it.
 
+    What was added to its description since, such as authors, is kept.
+
     Raises ConfigError if something else lies there.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_ours(folder))):
@@ -79,7 +84,8 @@ def open_folder(folder: Path, instrument: Instrument, space: Space) -> Path:
         "GeneratedBy": [{"Name": "MINE", "Version": version(), "Description": "Encoding models, attribution and counterfactual edits"}],
         "SourceDatasets": [source],
     }
-    write_text(folder / DESCRIPTION, json.dumps(described, indent=2) + "\n")
+    known = json.loads((folder / DESCRIPTION).read_text()) if _is_ours(folder) else {}
+    write_text(folder / DESCRIPTION, json.dumps(known | described, indent=2) + "\n")
     write_text(folder / ".bidsignore", IGNORED)
     n = len(instrument.subject.responses.voxels)
     extra = PHANTOM_NOTE if instrument.subject.kind == "phantom" else ""

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +109,34 @@ def test_the_folder_is_a_bids_derivative_without_a_stimulus(volume, small, tmp_p
     images = np.asarray(volume.subject.stimuli.images)
     for path in data_files(folder):
         assert path.stat().st_size < images[0].nbytes
+
+
+@pytest.mark.parametrize("place", ["volume", "surface"])
+def test_the_validator_of_bids_has_nothing_against_the_folder(place, request, small, tmp_path):
+    folder = exported(request.getfixturevalue(place), small, tmp_path)
+    inside = next(folder.glob("sub-*"))
+    stem = next(inside.glob("*_statmap.json")).name.removesuffix("_statmap.json")
+    viewer = inside / f"{stem}_webgl"
+    viewer.mkdir()
+    for name in (*(f"{stem}_flatmap.{ending}" for ending in ("png", "svg", "pdf")), f"{viewer.name}/index.html", "edit-7.zip"):
+        (inside / name).write_bytes(b"x")
+
+    def errors():
+        command = [Path(sys.executable).with_name("bids-validator-deno"), folder, "--format", "json"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+        return [(issue["code"], issue["location"]) for issue in json.loads(said)["issues"]["issues"] if issue["severity"] == "error"]
+
+    assert errors() == []
+    (inside / f"{stem}_colours.txt").write_text("x")
+    assert [code for code, _ in errors()] == ["NOT_INCLUDED"], "it does look at every file"
+
+
+def test_what_was_added_to_the_description_is_kept(volume, small, tmp_path):
+    described = exported(volume, small, tmp_path, ("tsv",)) / "dataset_description.json"
+    known = json.loads(described.read_text())
+    described.write_text(json.dumps(known | {"Authors": ["A. Author", "B. Author"], "BIDSVersion": "0.9"}))
+    exported(volume, small, tmp_path, ("npz",))
+    assert json.loads(described.read_text()) == known | {"Authors": ["A. Author", "B. Author"]}
 
 
 def test_maps_join_a_folder_of_their_own_and_no_other(volume, small, rng, tmp_path):
