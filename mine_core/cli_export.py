@@ -154,7 +154,9 @@ def _record(options: argparse.Namespace, instrument: Any, store: ArtifactStore, 
     if name in (*OF_SCORES, "group", "image"):
         return records.view_record(instrument, name, _given(options, "image", name) if name == "image" else -1)
     if name == "layer":
-        return _layer(options, store)
+        from mine_core.exports.layers import layer_record, made_dictionary
+
+        return layer_record(made_dictionary(settings(options), store))
     if name == "search":
         from mine_core.description.search import parse_query
         from mine_core.instrument.search import search_text
@@ -162,16 +164,6 @@ def _record(options: argparse.Namespace, instrument: Any, store: ArtifactStore, 
         return records.search_record(instrument, search_text(instrument, parse_query(options.search, options.but_not)))
     request, trial = _trial(options, instrument, store, name)
     return records.shift_record(instrument, trial, request)
-
-
-def _layer(options: argparse.Namespace, store: ArtifactStore) -> Any:
-    from mine_core.exports.layers import layer_record
-    from mine_core.instrument.dictionary import build_dictionary, dictionary_is_built, open_dictionary
-
-    config = settings(options)
-    if not dictionary_is_built(config, store):
-        raise ConfigError("Map 'layer' needs the dictionary, which is not made yet; run `python -m mine_core fit --dictionary` first.")
-    return layer_record(open_dictionary(build_dictionary(config, store, whole=False)))
 
 
 def _given(options: argparse.Namespace, option: str, name: str) -> int:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from mine_core.errors import MineError
-from mine_core.ui import dictionary, dictionary_edit, dictionary_trust, layers
+from mine_core.ui import dictionary, dictionary_edit, dictionary_trust, layers, pins
 from mine_core.ui.frame import require_instrument
 
 view, instrument = require_instrument()
@@ -17,6 +17,7 @@ except MineError as refusal:
 left, right = st.columns([6, 5], gap="medium")
 with left:
     layers.cortex(view, instrument, found, unit)
+    pins.pin_layers(view, instrument)
 with right:
     layers.voxel_number(view, instrument)
     layers.voxel_layers(view, instrument, found)

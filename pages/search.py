@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from mine_core.ui import concept, exporting, search
+from mine_core.ui import concept, exporting, pins, search
 from mine_core.ui.frame import require_instrument
 from mine_core.ui.state import set_view
 
@@ -30,5 +30,6 @@ else:
         with left:
             search.map_of_text(view, instrument, found)
             exporting.export_search(instrument, found)
+            pins.pin_search(view, instrument)
         with right:
             search.table_of_text(instrument, found)

@@ -277,13 +277,16 @@ class CropChunks(Dataset):
     def __init__(self, first_seed: int, size: int, cell: int, n_scenes: int = 8, surroundings: float = SURROUNDINGS) -> None:
         self.first_seed, self.size, self.cell, self.n_scenes, self.surroundings = first_seed, size, cell, n_scenes, surroundings
 
+    def seeds(self, number: int) -> range:
+        """Seeds of the scenes of chunk `number`."""
+        return range(self.first_seed + number * self.n_scenes, self.first_seed + (number + 1) * self.n_scenes)
+
     def __getitem__(
         self, number: int
     ) -> tuple[UInt8[torch.Tensor, "edit row col 3"], Bool[torch.Tensor, "edit y x"], list[scenes.SceneObject | None]]:
         """Render chunk `number`."""
         cv2.setNumThreads(1)
-        seeds = range(self.first_seed + number * self.n_scenes, self.first_seed + (number + 1) * self.n_scenes)
-        pairs = [pair for seed in seeds for pair in pairs_of(seed)]
+        pairs = [pair for seed in self.seeds(number) for pair in pairs_of(seed)]
         crops = [crop_of(pair, self.size, self.cell, self.surroundings) for pair in pairs]
         images, cells = np.stack([crop.after for crop in crops]), np.stack([crop.cells for crop in crops])
         return torch.from_numpy(images), torch.from_numpy(cells), [pair.item for pair in pairs]

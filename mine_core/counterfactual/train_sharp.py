@@ -23,8 +23,9 @@ from mine_core.counterfactual.editor_judge import answers_of
 from mine_core.counterfactual.phantom_editor import EditorShape
 from mine_core.counterfactual.train_autoencoder import LATENT_NOISE, batches, picture_error, to_pixels
 from mine_core.counterfactual.train_critic import Critic
-from mine_core.counterfactual.train_pairs import CropChunks, pixels_of, read_items, written_items
+from mine_core.counterfactual.train_pairs import pixels_of, read_items, written_items
 from mine_core.counterfactual.train_run import Run, StepLosses, read_about, write_tensors
+from mine_core.counterfactual.train_telling import SCALE, TellingChunks
 from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 
@@ -34,10 +35,11 @@ SEEN_WEIGHT = 0.5  # of what the critic sees, relative to the error of pixels
 
 @dataclass(frozen=True)
 class Crops:
-    """Windows of edits as pictures, the pixels that may change, and what was inserted."""
+    """Windows of edits as pictures, the pixels that may change, how much each tells (in `SCALE`ths), and what was inserted."""
 
     images: UInt8[Tensor, "edit row col 3"]
     inside: Bool[Tensor, "edit row col"]
+    telling: UInt8[Tensor, "edit row col"]
     items: tuple[scenes.SceneObject | None, ...]
 
     def pixels(self, rows: Tensor) -> Float[Tensor, "picture 3 row col"]:
@@ -47,24 +49,26 @@ class Crops:
 
 def made_crops(path: Path, shape: EditorShape, n_crops: int, workers: int) -> Crops:
     """Rendered insertions in windows of the editor's size: read, or made and kept."""
-    about = {"size": shape.size, "surroundings": shape.surroundings, "n_crops": n_crops, "first_seed": CROP_SEED}
-    chunks = CropChunks(CROP_SEED, shape.size, shape.cell, surroundings=shape.surroundings)
+    about = {"size": shape.size, "surroundings": shape.surroundings, "n_crops": n_crops, "first_seed": CROP_SEED, "telling": True}
+    chunks = TellingChunks(CROP_SEED, shape.size, shape.cell, surroundings=shape.surroundings)
     if path.is_file() and read_about(path) == about:
         with safe_open(path, "pt") as stream:
             items = read_items(stream.metadata()["items"])
         return Crops(**load_file(path), items=items)
-    images, inside, shown_items = [], [], []
-    for pictures, cells, shown in batches(chunks, 0, n_crops, workers):
+    images, inside, telling, shown_items = [], [], [], []
+    for pictures, cells, shown, maps in batches(chunks, 0, n_crops, workers):
         rows = [row for row, item in enumerate(shown) if item is not None]
         images.append(pictures[rows])
         inside.append(pixels_of(cells[rows], shape.cell))
+        telling.append(maps[rows])
         shown_items += [shown[row] for row in rows]
         if len(shown_items) >= n_crops:
             break
-    crops = Crops(torch.cat(images)[:n_crops].contiguous(), torch.cat(inside)[:n_crops].contiguous(), tuple(shown_items[:n_crops]))
-    metadata = {"items": written_items(crops.items), "about": json.dumps(about)}
-    write_tensors(path, {"images": crops.images, "inside": crops.inside}, metadata)
-    return crops
+    whole = {"images": images, "inside": inside, "telling": telling}
+    tensors = {name: torch.cat(parts)[:n_crops].contiguous() for name, parts in whole.items()}
+    items = tuple(shown_items[:n_crops])
+    write_tensors(path, tensors, {"items": written_items(items), "about": json.dumps(about)})
+    return Crops(**tensors, items=items)
 
 
 class SharpBatches(StepLosses):
@@ -92,18 +96,20 @@ class SharpBatches(StepLosses):
         top, left = rng.integers(0, self.crops.images.shape[1] - self.tile + 1, 2)
         place = (..., slice(top, top + self.tile), slice(left, left + self.tile))
         pixels, inside = self.crops.pixels(rows)[place], self.crops.inside[rows, None][place].float()
+        telling = self.crops.telling[rows, None][place].float() / SCALE
         if rng.random() < 0.5:
-            pixels, inside = pixels.flip(-1), inside.flip(-1)
+            pixels, inside, telling = pixels.flip(-1), inside.flip(-1), telling.flip(-1)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return partial(sharp_loss, pixels=pixels, inside=inside, generator=recipe.generator(step), critic=self.critic, run=self.run)
+        asked = partial(sharp_loss, pixels=pixels, inside=inside, telling=telling)
+        return partial(asked, generator=recipe.generator(step), critic=self.critic, run=self.run)
 
 
 def sharp_loss(
-    parts: nn.ModuleDict, pixels: Tensor, inside: Tensor, generator: torch.Generator, critic: Critic, run: Run
+    parts: nn.ModuleDict, pixels: Tensor, inside: Tensor, telling: Tensor, generator: torch.Generator, critic: Critic, run: Run
 ) -> Float[Tensor, ""]:
-    """The first stage's error, what is under the mask being the objects, and the error of what the critic sees, a layer's by its SD."""
+    """The first stage's error, what is under the mask and what tells being its objects, and that of what the critic sees, by its SD."""
     autoencoder: Any = parts["autoencoder"]
-    pixels, inside = pixels.to(run.device), inside.to(run.device)
+    pixels, inside, telling = pixels.to(run.device), inside.to(run.device), telling.to(run.device)
     with run.precision():
         latents = autoencoder.encoder(pixels).float()
         noise = torch.randn(latents.shape, generator=generator).to(run.device)
@@ -113,4 +119,4 @@ def sharp_loss(
     with run.precision():
         found = critic.seen(painted, inside)
     each = [(now.float() - was).abs().mean() / was.float().std() for now, was in zip(found[1:], wanted[1:], strict=True)]
-    return picture_error(painted, pixels, inside, latents) + SEEN_WEIGHT * torch.stack(each).mean()
+    return picture_error(painted, pixels, inside + telling, latents) + SEEN_WEIGHT * torch.stack(each).mean()

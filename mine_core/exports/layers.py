@@ -2,9 +2,19 @@
 
 import numpy as np
 
+from mine_core.artifacts import ArtifactStore
+from mine_core.config import InstrumentConfig
+from mine_core.errors import ConfigError
 from mine_core.exports.maps import CortexMap
 from mine_core.exports.records import AGREEMENT, NOTHING, MapRecord
-from mine_core.instrument.dictionary import Dictionary
+from mine_core.instrument.dictionary import Dictionary, build_dictionary, dictionary_is_built, open_dictionary
+
+
+def made_dictionary(config: InstrumentConfig, store: ArtifactStore) -> Dictionary:
+    """Open the dictionary of a subject; raises ConfigError if it is not made yet."""
+    if not dictionary_is_built(config, store):
+        raise ConfigError("Map 'layer' needs the dictionary, which is not made yet; run `python -m mine_core fit --dictionary` first.")
+    return open_dictionary(build_dictionary(config, store, whole=False))
 
 
 def layer_map(dictionary: Dictionary) -> CortexMap:

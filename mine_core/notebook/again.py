@@ -12,7 +12,6 @@ from mine_core.artifacts import ArtifactStore
 from mine_core.attribution.base import METHOD_NAMES, MethodName
 from mine_core.config import InstrumentConfig
 from mine_core.errors import NotebookError
-from mine_core.exports.maps import cortex_map
 from mine_core.instrument import Instrument, is_built, open_instrument
 from mine_core.instrument.explain import explain_images, explain_voxel
 from mine_core.instrument.own_words import is_scored, with_own_words
@@ -20,11 +19,10 @@ from mine_core.instrument.second import SecondEncoder, build_second, second_is_b
 from mine_core.instrument.stages import stages_of
 from mine_core.instrument.trials import EditRequest, Kind, Trial, run_trial
 from mine_core.instrument.wanting import full_profile
-from mine_core.notebook.findings import N_TOP, Found, find_edit, find_image, find_map, find_voxel, heat_by
+from mine_core.notebook.findings import N_TOP, Found, find_edit, find_image, find_voxel, heat_by
+from mine_core.notebook.maps import map_now, map_of
 from mine_core.notebook.records import Finding, Pin, software
 from mine_core.types import IsCancelled
-
-MAPS = ("normalised", "accuracy", "ceiling", "group", "image")
 
 
 def voxel_now(instrument: Instrument, store: ArtifactStore, voxel: int, method: MethodName) -> Found:
@@ -37,11 +35,6 @@ def image_now(instrument: Instrument, store: ArtifactStore, voxel: int, stimulus
     """Find what an image is to a voxel, by one method of heatmaps."""
     item = explain_images(instrument, voxel, np.array([stimulus]), heat_by(instrument, store, method, voxel))[0]
     return find_image(instrument, voxel, item, method)
-
-
-def map_now(instrument: Instrument, name: str, stimulus: int, voxel: int) -> Found:
-    """Find what a map of the cortex shows."""
-    return find_map(instrument, cortex_map(instrument, name, stimulus), voxel, stimulus if name == "image" else -1)
 
 
 def settings_of(instrument: Instrument, **more: Any) -> dict[str, Any]:
@@ -116,14 +109,6 @@ def method_of(pin: Finding) -> MethodName:
     raise NotebookError(f"The pin's heatmap is '{pin.settings.get('method')}'; there are {', '.join(METHOD_NAMES)}.")
 
 
-def map_of(pin: Finding) -> str:
-    """Name of a pinned map; raises NotebookError if there is none of that name."""
-    name = str(pin.settings.get("map"))
-    if name not in MAPS:
-        raise NotebookError(f"The pin's map is '{name}'; there are {', '.join(MAPS)}.")
-    return name
-
-
 def is_here(pin: Finding, store: ArtifactStore) -> bool:
     """Whether the instrument of a finding is in this cache, own words and all; raises SubjectError if the subject is not here."""
     return is_built(pin.config, store) and is_scored(pin.config, store, own_words_of(pin))
@@ -188,7 +173,7 @@ def make_again(
     if pin.kind == "image":
         return image_now(instrument, store, pin.voxel, pin.image, method_of(pin))
     if pin.kind == "map":
-        return map_now(instrument, map_of(pin), pin.image, pin.voxel)
+        return map_now(instrument, store, map_of(pin), pin.voxel)
     request = request_from(pin.settings.get("request", {}))
     return find_edit(instrument, request, run_trial(instrument, request, second, cancelled), second)
 

@@ -153,8 +153,11 @@ def find_edit(instrument: Instrument, request: EditRequest, trial: Trial, second
     )
 
 
-def find_map(instrument: Instrument, shown: CortexMap, voxel: int = -1, image: int = -1) -> Found:
-    """What a map shows: how many voxels, their mean and spread, and a fingerprint of all values; `image` is the selected one."""
+def find_map(instrument: Instrument, shown: CortexMap, voxel: int = -1, image: int = -1, more: tuple[Number, ...] = ()) -> Found:
+    """What a map shows: how many voxels, their mean and spread, and a fingerprint of all values; `image` is the selected one.
+
+    `more` are numbers that only this map has.
+    """
     values = np.asarray(shown.values, np.float64)
     known = values[np.isfinite(values)]
     numbers = [Number("voxels shown", len(known), f"of {len(values):,}")]
@@ -169,6 +172,7 @@ def find_map(instrument: Instrument, shown: CortexMap, voxel: int = -1, image: i
             Number("median over voxels", float(np.median(known)), shown.unit, spread, "0"),
         ]
     numbers += [
+        *more,
         Number("reliable voxels", int(instrument.reliable.sum()), f"of {len(values):,}", "", "q ≤ 0.05 and held-out r ≥ 0.15"),
         Number("fingerprint of all values, to 4 decimals", hash_array(np.round(values, 4))[:16]),
     ]

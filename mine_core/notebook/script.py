@@ -6,8 +6,9 @@ Nothing that a user typed becomes code: every value is written by `repr`, and ti
 from collections.abc import Sequence
 from pprint import pformat
 
-from mine_core.notebook.again import map_of, method_of, own_words_of, request_from
+from mine_core.notebook.again import method_of, own_words_of, request_from
 from mine_core.notebook.findings import N_TOP
+from mine_core.notebook.maps import map_of
 from mine_core.notebook.records import Pin
 
 HEAD = '''\
@@ -32,14 +33,14 @@ import numpy as np
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig, cache_directory
-from mine_core.exports.maps import cortex_map
 from mine_core.instrument import build_instrument
 from mine_core.instrument.explain import explain_images, explain_voxel
 from mine_core.instrument.own_words import with_own_words
 from mine_core.instrument.second import build_second
 from mine_core.instrument.trials import EditRequest, run_trial
 from mine_core.instrument.wanting import full_profile
-from mine_core.notebook.findings import find_edit, find_image, find_map, find_voxel, heat_by
+from mine_core.notebook.findings import find_edit, find_image, find_voxel, heat_by
+from mine_core.notebook.maps import AskedMap, map_now
 from mine_core.notebook.records import Number
 
 STORE = ArtifactStore(cache_directory())
@@ -121,8 +122,7 @@ def _calls(pin: Pin) -> list[str]:
     if pin.kind == "map":
         return [
             opened,
-            f"shown = cortex_map(mine, {map_of(pin)!r}, {image!r})",
-            f"return find_map(mine, shown, {voxel!r}, {image if map_of(pin) == 'image' else -1!r})",
+            f"return map_now(mine, STORE, {map_of(pin)!r}, {voxel!r})",
         ]
     request = request_from(pin.settings.get("request", {}))
     return [

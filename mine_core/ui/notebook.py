@@ -28,7 +28,11 @@ HEADLINES = (
 )
 N_HEADLINES = 2
 NAMES = {"voxel": "Voxel", "image": "Image", "edit": "Edit", "map": "Map"}
-OPEN = {"edit": ("pages/counterfactual.py", "Open on Counterfactual")}
+OPEN = {
+    "edit": ("pages/counterfactual.py", "Open on Counterfactual"),
+    "search": ("pages/search.py", "Open on Search"),
+    "layer": ("pages/layers.py", "Open on Layers"),
+}
 EXPLORE = ("pages/explore.py", "Open on Explore")
 STYLE = (
     "<style>.mine-pin h3 {font-size: 1.05rem; padding: 0; margin: 0 0 .2rem 0} .mine-pin p {margin: 0 0 .35rem 0}"
@@ -44,7 +48,7 @@ def asked_for(book: Notebook) -> list[Pin]:
         st.subheader("Nothing is pinned yet", anchor=False)
         st.markdown(
             "What you pin is kept here with the numbers on screen, their uncertainty and null, your note and tags. Pin a voxel, an "
-            "image or a map on Explore, and an edit on Counterfactual, with *Pin to the notebook*."
+            "image or a map on Explore, an edit on Counterfactual, and a map on Search or Layers, with *Pin to the notebook*."
         )
         st.page_link("pages/explore.py", label="Go to Explore")
         return []
@@ -193,7 +197,7 @@ def _holds(pin: Pin) -> None:
 
 
 def _actions(book: Notebook, pin: Pin) -> None:
-    page, label = OPEN.get(pin.kind, EXPLORE)
+    page, label = OPEN.get(pin.settings.get("map", "") if pin.kind == "map" else pin.kind, EXPLORE)
     view = dict(pin.view) | ({"pin": str(pin.id)} if pin.kind == "edit" else {})
     st.page_link(page, label=label, query_params=view)
     st.checkbox("Choose", key=f"notebook_choose_{pin.id}", persist_state="session")

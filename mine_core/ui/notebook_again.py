@@ -9,13 +9,14 @@ from jaxtyping import UInt8
 from mine_core.artifacts import canonical_json
 from mine_core.cortex.flatmap import centre_of_voxel
 from mine_core.errors import MineError
-from mine_core.exports.maps import cortex_map, painted
+from mine_core.exports.maps import CortexMap, cortex_map, painted
 from mine_core.figures import limit_of, outlined
 from mine_core.instrument import Instrument
 from mine_core.instrument.explain import ImageExplanation, explain_images
 from mine_core.notebook import Number, Pin
-from mine_core.notebook.again import absent, is_here, make_again, map_of, mask_of, method_of, own_words_of, request_from, second_for
+from mine_core.notebook.again import absent, is_here, make_again, mask_of, method_of, own_words_of, request_from, second_for
 from mine_core.notebook.findings import find_edit, find_image, heat_by
+from mine_core.notebook.maps import made_map, map_of
 from mine_core.notebook.pictures import heat_on, ringed, thumbnail
 from mine_core.ui import resources
 from mine_core.ui.counterfactual import run
@@ -80,8 +81,7 @@ def _item(_pin: Pin, _instrument: Instrument, key: str) -> ImageExplanation:  # 
 @st.cache_data(max_entries=400, show_spinner=False)
 def _picture(_pin: Pin, _instrument: Instrument, key: str) -> Picture:
     if _pin.kind in ("voxel", "map"):
-        name = map_of(_pin) if _pin.kind == "map" else "accuracy"
-        return thumbnail(ringed(_instrument, painted(_instrument.flatmap, cortex_map(_instrument, name, _pin.image)), _pin.voxel))
+        return thumbnail(ringed(_instrument, painted(_instrument.flatmap, _map(_pin, _instrument)), _pin.voxel))
     image = np.asarray(_instrument.subject.stimuli.images[_pin.image])
     if _pin.kind == "edit":
         return thumbnail(outlined(image, mask_of(_pin, image.shape[0], image.shape[1])))
@@ -101,13 +101,17 @@ def _edited(pin: Pin, instrument: Instrument) -> tuple[Picture, str]:
     return thumbnail(np.concatenate([before, after], axis=1), 480), f"Image {pin.image} before and after the edit"
 
 
+def _map(pin: Pin, instrument: Instrument) -> CortexMap:
+    return made_map(instrument, resources.store(), map_of(pin)) if pin.kind == "map" else cortex_map(instrument, "accuracy", -1)
+
+
 def _alt(pin: Pin, instrument: Instrument) -> str:
     """What a small picture shows, with the scale of a map."""
     if pin.kind == "image":
         return f"Image {pin.image} with the heatmap of voxel {pin.voxel}: red raises its prediction"
     if pin.kind == "edit":
         return f"Image {pin.image} with the edited region outlined"
-    shown = cortex_map(instrument, map_of(pin) if pin.kind == "map" else "accuracy", pin.image)
+    shown = _map(pin, instrument)
     low, high = ("blue", "red") if shown.signed else ("dark", "bright")
     scale = "colours as on Explore" if shown.categories else f"{low} {shown.low:g} to {high} {shown.high:g} {shown.unit}"
     ringed_here = pin.voxel >= 0 and centre_of_voxel(instrument.flatmap, pin.voxel) is not None

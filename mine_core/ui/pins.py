@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import streamlit as st
@@ -16,7 +16,6 @@ from mine_core.notebook import Finding, Kind
 from mine_core.notebook.again import (
     edit_settings,
     image_now,
-    map_now,
     mask_of,
     provenance_of,
     request_from,
@@ -24,6 +23,7 @@ from mine_core.notebook.again import (
     voxel_now,
 )
 from mine_core.notebook.findings import Found, find_edit
+from mine_core.notebook.maps import AskedMap, MapName, map_now
 from mine_core.notebook.records import MOST_NOTE, MOST_TAGS
 from mine_core.ui import maps, resources
 from mine_core.ui.attribution import chosen_method
@@ -41,8 +41,20 @@ def pin_explore(view: View, instrument: Instrument) -> None:
         choices[f"Voxel {view.voxel}"] = lambda: _voxel(view, instrument)
     if view.voxel >= 0 and view.image >= 0:
         choices[f"Image {view.image} for this voxel"] = lambda: _image(view, instrument)
-    choices[f"The map: {MAPS[name]}"] = lambda: _map(view, instrument, name)
+    asked = AskedMap(cast(MapName, name), view.image if name == "image" else -1)
+    choices[f"The map: {MAPS[name]}"] = lambda: _map(replace(view, map=name), instrument, asked)
     _pin("explore", choices)
+
+
+def pin_search(view: View, instrument: Instrument) -> None:
+    """Offer to pin the map of the text that is looked for."""
+    asked = AskedMap("search", find=view.find, minus=view.minus)
+    _pin("search", {"The map of this text": lambda: _map(view, instrument, asked)})
+
+
+def pin_layers(view: View, instrument: Instrument) -> None:
+    """Offer to pin the map of best layers."""
+    _pin("layers", {"The map: Best layer": lambda: _map(view, instrument, AskedMap("layer"))})
 
 
 def pin_edit(view: View, instrument: Instrument, request: EditRequest | None, trial: Trial, second: SecondEncoder | None) -> None:
@@ -130,9 +142,10 @@ def _image(view: View, instrument: Instrument) -> Finding:
     return _finding("image", view, instrument, found, settings_of(instrument, method=method))
 
 
-def _map(view: View, instrument: Instrument, name: str) -> Finding:
-    found = map_now(instrument, name, view.image, view.voxel)
-    return _finding("map", replace(view, map=name), instrument, found, settings_of(instrument, map=name))
+def _map(view: View, instrument: Instrument, asked: AskedMap) -> Finding:
+    found = map_now(instrument, resources.store(), asked, view.voxel)
+    texts = {"find": asked.find, "minus": asked.minus} if asked.name == "search" else {}
+    return _finding("map", view, instrument, found, settings_of(instrument, map=asked.name, **texts))
 
 
 def _finding(kind: Kind, view: View, instrument: Instrument, found: Found, settings: dict[str, Any]) -> Finding:

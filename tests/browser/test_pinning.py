@@ -10,8 +10,9 @@ from mine_core.artifacts import ArtifactStore
 from mine_core.config import cache_directory
 from mine_core.instrument.trials import EditRequest, run_trial
 from mine_core.notebook import Finding, Notebook
-from mine_core.notebook.again import edit_settings, map_now, provenance_of, settings_of
+from mine_core.notebook.again import edit_settings, provenance_of, settings_of
 from mine_core.notebook.findings import find_edit
+from mine_core.notebook.maps import AskedMap, map_now
 
 pytestmark = pytest.mark.browser
 
@@ -55,7 +56,7 @@ def test_the_notebook_fits_the_window_alone_and_side_by_side(address, window, in
     trial = run_trial(instrument, request)
     shared = {"provenance": provenance_of(instrument, store), "note": "A note of some words. " * 12, "tags": ("check", "faces")}
     found = (
-        ("map", map_now(instrument, "group", -1, voxel), settings_of(instrument, map="group")),
+        ("map", map_now(instrument, store, AskedMap("group"), voxel), settings_of(instrument, map="group")),
         ("edit", find_edit(instrument, request, trial), edit_settings(instrument, request, trial, None)),
     )
     view = {"subject": "phantom", "seed": "0", "backbone": "phantom", "voxel": str(voxel), "image": "7", "edit": "insert"}

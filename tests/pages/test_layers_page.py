@@ -6,8 +6,12 @@ from streamlit.testing.v1 import AppTest
 from test_pages import opened, texts
 from unit.conftest import Small, small  # noqa: F401
 
+from mine_core.errors import ConfigError
+from mine_core.exports import layers
 from mine_core.instrument import dictionary_regions
 from mine_core.instrument.dictionary import Dictionary, build_dictionary, open_dictionary
+from mine_core.notebook import Notebook
+from mine_core.notebook.again import make_again
 from mine_core.ui import dictionary as page
 from mine_core.ui import dictionary_trust as trust
 from mine_core.ui import resources
@@ -45,6 +49,22 @@ def test_a_voxel_has_layers_and_units(made):
     table = app.dataframe[0].value
     assert table["held-out r"].iloc[0] == pytest.approx(made.matches.r_held_out[voxel, 0], abs=6e-4)
     assert len(table) == made.matches.layer.shape[1]
+
+
+def test_the_map_of_layers_is_pinned_and_made_again(made, small, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr(resources, "notebook", lambda: Notebook(tmp_path / "kept"))
+    app = shown_page()
+    next(each for each in app.button if each.label == "Pin").click()
+    app.run()
+    assert not app.exception and not app.error
+    [pin] = Notebook(tmp_path / "kept").pins()
+    numbers = {number.name: number.value for number in pin.numbers}
+    assert pin.settings["map"] == "layer" and numbers["voxels shown"] == int(made.placed.sum()) > 0
+    assert numbers["mean over voxels"] == pytest.approx((made.preference.best + 1.0)[made.placed].mean())
+    assert make_again(pin, small.instrument, small.store).numbers == pin.numbers
+    monkeypatch.setattr(layers, "dictionary_is_built", lambda *_: False)
+    with pytest.raises(ConfigError, match="needs the dictionary, which is not made yet"):
+        make_again(pin, small.instrument, small.store)
 
 
 def test_a_voxel_without_a_unit_is_withheld_visibly(made):

@@ -7,16 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import PROJECT, InstrumentConfig, cache_directory, notebook_directory
+from mine_core.description.search import parse_query
 from mine_core.instrument import Instrument, build_instrument
+from mine_core.instrument.search import search_text
 from mine_core.instrument.trials import EditRequest, run_trial
 from mine_core.notebook import Finding, Notebook, Number, Pin
-from mine_core.notebook.again import edit_settings, map_now, provenance_of, settings_of, voxel_now
+from mine_core.notebook.again import edit_settings, provenance_of, settings_of, voxel_now
 from mine_core.notebook.findings import find_edit
+from mine_core.notebook.maps import AskedMap, map_now
 from mine_core.notebook.script import write_script
 from mine_core.ui import counterfactual, notebook_export, resources
 
@@ -115,6 +119,22 @@ def test_an_image_and_a_map_are_pinned_on_explore(mine, book, choice, kind):
     assert not app.exception and not app.error
     [pin] = book.pins()
     assert (pin.kind, pin.image, pin.voxel) == (kind, 3, best(mine))
+
+
+def test_the_map_of_a_text_is_pinned_on_search_and_checked_in_the_notebook(mine, book):
+    app = opened("pages/search.py", find="face", minus="house")
+    button(app, "Pin").click()
+    app.run()
+    assert not app.exception and not app.error and "Pinned as number 1" in shown(app)
+    [pin] = book.pins()
+    assert pin.kind == "map" and pin.settings["map"] == "search" and (pin.settings["find"], pin.settings["minus"]) == ("face", "house")
+    found, numbers = search_text(mine, parse_query("face", "house")), {number.name: number.value for number in pin.numbers}
+    assert numbers["voxels shown"] == int((found.calls & mine.reliable).sum()) > 0
+    assert numbers["voxels that shuffled responses reach"] == np.mean(found.shuffled_calls)
+    app = opened(NOTEBOOK)
+    assert f"all {len(pin.numbers)} numbers are the same now" in shown(app)
+    link = next(each for each in app.get("page_link") if each.proto.label == "Open on Search")
+    assert "find=face" in link.proto.query_string and "minus=house" in link.proto.query_string
 
 
 def test_a_withheld_voxel_is_pinned_as_withheld(mine, book):
@@ -290,9 +310,10 @@ def test_the_exported_script_recreates_the_phantoms_numbers_exactly(mine, book, 
     """The script runs in a process of its own on the same cache."""
     store = ArtifactStore(cache_directory())
     pins = [pin_voxel(book, mine, best(mine)), pin_edit(book, mine, EditRequest("insert", best(mine), 7, word="ball"))]
-    found = map_now(mine, "group", -1, -1)
-    given = {"title": found.title, "numbers": found.numbers, "provenance": provenance_of(mine, store)}
-    pins.append(book.add(Finding(kind="map", view=view(map="group"), settings=settings_of(mine, map="group"), **given)))
+    for settings in ({"map": "group"}, {"map": "search", "find": "face", "minus": "house"}):
+        found = map_now(mine, store, AskedMap(settings["map"], find=settings.get("find", ""), minus=settings.get("minus", "")), -1)
+        given = {"title": found.title, "numbers": found.numbers, "provenance": provenance_of(mine, store)}
+        pins.append(book.add(Finding(kind="map", view=view(), settings=settings_of(mine, **settings), **given)))
     script = tmp_path / "again.py"
     script.write_text(write_script(pins))
     environment = os.environ | {"MINE_CACHE": str(cache_directory().resolve()), "HF_HUB_OFFLINE": "1"}

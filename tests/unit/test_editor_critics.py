@@ -15,7 +15,7 @@ from mine_core.counterfactual.phantom_editor import build_scheduler
 from mine_core.counterfactual.train_autoencoder import trained_autoencoder
 from mine_core.counterfactual.train_critic import ATTRIBUTE_WEIGHT, Critic, CriticBatches, answers_loss, answers_told
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, denoiser_loss
-from mine_core.counterfactual.train_pairs import prompt_of, read_items, written_items
+from mine_core.counterfactual.train_pairs import CropChunks, draw_scene, pairs_of, prompt_of, read_items, written_items
 from mine_core.counterfactual.train_phantom import (
     autoencoder_folder,
     critic_run,
@@ -26,6 +26,7 @@ from mine_core.counterfactual.train_phantom import (
 )
 from mine_core.counterfactual.train_run import Run
 from mine_core.counterfactual.train_sharp import SharpBatches, made_crops, sharp_loss
+from mine_core.counterfactual.train_telling import SCALE, TellingChunks, telling_map, telling_pixels
 from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 
@@ -155,13 +156,14 @@ def test_sharp_loss_is_the_error_of_pixels_and_of_what_the_critic_sees(monkeypat
     pixels, other = (2 * torch.rand(2, 3, 32, 32, generator=generator) - 1 for _ in range(2))
     critic, run = random_critic(3, 4), Run(RECIPE, nn.ModuleDict({"part": nn.Linear(1, 1)}), CPU)
     inside = (torch.rand(2, 1, 32, 32, generator=generator) < 0.5).float()
+    telling = 5 * torch.rand(2, 1, 32, 32, generator=generator)
 
     def loss(gives):
-        return float(sharp_loss(nn.ModuleDict({"autoencoder": Same(gives)}), pixels, inside, generator, critic, run))
+        return float(sharp_loss(nn.ModuleDict({"autoencoder": Same(gives)}), pixels, inside, telling, generator, critic, run))
 
     small = 1e-3 * float((pixels**2).mean())
     assert loss(None) == pytest.approx(small, rel=1e-5)
-    error, weight = (other - pixels).numpy(), 1 + 2 * inside.numpy()
+    error, weight = (other - pixels).numpy(), 1 + 2 * (inside + telling).numpy()
     weight = weight / weight.mean()
     wanted = (weight * (np.abs(error) + error**2)).mean()
     wanted += 0.5 * (
@@ -176,7 +178,8 @@ def test_noise_on_latents_reaches_the_picture() -> None:
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     critic, run = random_critic(3, 4), Run(RECIPE, nn.ModuleDict({"part": nn.Linear(1, 1)}), CPU)
     parts, inside = nn.ModuleDict({"autoencoder": Same()}), torch.ones(1, 1, 32, 32)
-    found = [float(sharp_loss(parts, pixels, inside, torch.Generator().manual_seed(seed), critic, run)) for seed in (1, 1, 2)]
+    noises = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    found = [float(sharp_loss(parts, pixels, inside, 0 * inside, noise, critic, run)) for noise in noises]
     assert found[0] == found[1] != found[2] and found[0] > 1e-3 * float((pixels**2).mean()) + 0.04
 
 
@@ -186,6 +189,7 @@ def test_second_stage_goes_on_from_the_first_and_is_taken_up(tmp_path) -> None:
     again = made_crops(tmp_path / "crops.safetensors", replace(tiny(), size=48), 30, 0)
     assert torch.equal(crops.images, again.images) and crops.items == again.items and len(crops.items) == 30
     assert crops.inside.shape == (30, 48, 48) and crops.inside.any() and None not in crops.items
+    assert [bool(each.any()) for each in crops.telling] == ["expression" in dict(item.attributes) for item in crops.items]
     first, shape = trained_autoencoder(tmp_path / "autoencoder")
     assert autoencoder_folder(tmp_path) == tmp_path / "autoencoder"
     run = sharp_run(replace(RECIPE, stage="sharp", steps=25, batch_size=8), CPU, tmp_path)
@@ -248,6 +252,36 @@ def test_share_of_faces_is_chosen(tmp_path) -> None:
     only = replace(crops, items=tuple(CAR for _ in crops.items))
     with pytest.raises(EditError, match="faces only, or none"):
         SharpBatches(only, critic, run, faces=0.5)
+
+
+def test_what_tells_an_attribute_is_where_it_is_drawn_and_each_counts_the_same() -> None:
+    """Against the renderer: another value changes these pixels and no others; a map is the mean of attributes of weight one."""
+    seed, pair = next((seed, pair) for seed in range(40) for pair in pairs_of(seed) if pair.item and pair.item.concept == "woman")
+    pixels = telling_pixels(seed, pair.item)
+    assert set(pixels) == {"expression", "glasses", "hat", "view", "hair", "age"}
+    scene = draw_scene(np.random.default_rng([0xED17, seed]), seed)
+    drawn = dict(pair.item.attributes)
+    other = next(value for value in ("smiling", "serious") if value != drawn["expression"])
+    changed = replace(pair.item, attributes=tuple((drawn | {"expression": other}).items()))
+    objects = tuple(changed if each == pair.item else each for each in scene.objects)
+    now, then = (scenes.render(shown, 192).image.astype(int) for shown in (replace(scene, objects=objects), scene))
+    differs = np.abs(now - then).max(-1)
+    assert np.array_equal(pixels["expression"], differs >= 24) and 20 < pixels["expression"].sum() < 0.1 * pair.edit_mask.sum()
+    whole = telling_map(pair, pixels, 96, 0.12)
+    assert whole.mean() == pytest.approx(1.0) and whole.min() == 0
+    each = [telling_map(pair, {name: mask}, 96, 0.12) for name, mask in pixels.items() if (mask & pair.edit_mask).any()]
+    assert np.allclose(whole, np.mean(each, axis=0), atol=1e-4)
+    assert not telling_map(pair, {}, 96, 0.12).any() and not telling_pixels(seed, CAR)
+
+
+def test_maps_of_what_tells_belong_to_their_pictures() -> None:
+    plain, told = CropChunks(7, 48, 4, surroundings=0.12)[1], TellingChunks(7, 48, 4, surroundings=0.12)[1]
+    assert torch.equal(plain[0], told[0]) and torch.equal(plain[1], told[1]) and plain[2] == told[2]
+    pairs = [(seed, pair) for seed in range(15, 23) for pair in pairs_of(seed)]
+    for (seed, pair), kept in zip(pairs, told[3], strict=True):
+        wanted = telling_map(pair, telling_pixels(seed, pair.item) if pair.item else {}, 48, 0.12)
+        assert np.allclose(kept.numpy() / SCALE, np.minimum(wanted, 255 / SCALE), atol=0.5 / SCALE + 1e-6)
+    assert told[3].any()
 
 
 def test_noise_that_a_critic_learns_from_is_as_strong_as_asked(tmp_path) -> None:

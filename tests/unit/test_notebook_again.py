@@ -24,7 +24,6 @@ from mine_core.notebook.again import (
     edit_settings,
     image_now,
     make_again,
-    map_now,
     mask_of,
     open_for,
     opener,
@@ -35,12 +34,14 @@ from mine_core.notebook.again import (
     voxel_now,
 )
 from mine_core.notebook.findings import accuracy, find_edit, fisher_interval
+from mine_core.notebook.maps import AskedMap, map_now
 from mine_core.notebook.pictures import edit_picture, image_picture, voxel_picture
 from mine_core.notebook.records import differing
 from mine_core.notebook.report import as_html, as_markdown, make_entries
 from mine_core.notebook.script import write_script
 
 HOSTILE = '<script>alert(1)</script> <img src=x onerror=alert(2)> [a](javascript:alert(3)) ![b](http://x.y/z.png)\n# """ \\ | `x` & {n}'
+LOOKED_FOR = "a red ball, face"
 IMAGE, VOXEL, WITHHELD = 3, 0, 31
 
 
@@ -64,7 +65,8 @@ def book(tmp_path, small, trial, request_made) -> Notebook:
     found = [
         ("voxel", voxel_now(mine, store, VOXEL, "traced"), settings_of(mine, method="traced")),
         ("image", image_now(mine, store, VOXEL, IMAGE, "traced"), settings_of(mine, method="traced")),
-        ("map", map_now(mine, "accuracy", IMAGE, VOXEL), settings_of(mine, map="accuracy")),
+        ("map", map_now(mine, store, AskedMap("accuracy"), VOXEL), settings_of(mine, map="accuracy")),
+        ("map", map_now(mine, store, AskedMap("search", find=LOOKED_FOR), -1), settings_of(mine, map="search", find=LOOKED_FOR)),
         ("edit", find_edit(mine, request_made, trial), edit_settings(mine, request_made, trial, None)),
     ]
     for kind, each, settings in found:
@@ -211,10 +213,10 @@ def test_what_was_typed_stays_text_in_html(small, book):
     seen.feed(page)
     assert "script" not in seen.tags and "a" not in seen.tags and "b" in seen.tags
     assert not [name for name, _ in seen.attributes if name.startswith("on")]
-    assert seen.text.count(HOSTILE) == 4, "notes are not what was typed"
+    assert seen.text.count(HOSTILE) == len(pins), "notes are not what was typed"
     assert "<b>bold</b>" in seen.text
     sources = [value for name, value in seen.attributes if name == "src"]
-    assert len(sources) == 4 and all(value.startswith("data:image/png;base64,") for value in sources)
+    assert len(sources) == len(pins) and all(value.startswith("data:image/png;base64,") for value in sources)
     assert {name for name, _ in seen.attributes} <= {"lang", "charset", "http-equiv", "content", "name", "class", "alt", "src"}
     assert "Predicted by a model, not recorded" in seen.text and "All" in seen.text and "torch" in seen.text
 
@@ -224,16 +226,16 @@ def test_what_was_typed_stays_text_in_markdown(small, book):
     text = as_markdown(entries)
     seen = Seen()
     seen.feed(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
-    assert not {"script", "a", "em", "code"} & set(seen.tags) and seen.tags.count("h2") == 4 == seen.tags.count("table")
+    assert not {"script", "a", "em", "code"} & set(seen.tags) and seen.tags.count("h2") == len(entries) == seen.tags.count("table")
     assert not [name for name, _ in seen.attributes if name.startswith("on")]
     sources = [value for name, value in seen.attributes if name == "src"]
-    assert len(sources) == 4 and all(value.startswith("data:image/png;base64,") for value in sources)
+    assert len(sources) == len(entries) and all(value.startswith("data:image/png;base64,") for value in sources)
     typed = " ".join(HOSTILE.split())
-    assert " ".join(seen.text.split()).count(typed) == 7, "titles and notes are not what was typed"
+    assert " ".join(seen.text.split()).count(typed) == 8, "titles and notes are not what was typed"
     assert "://" not in re.sub(r"^\[pin-\d+\]: data:\S+$", "", text, flags=re.MULTILINE), "an address that some readers make a link"
     assert "Predicted by a model, not recorded." in seen.text
     # figures come last, so that the text can be read as it is
-    assert text.index("[pin-4]: data:") > max(text.index(f"## Pin {pin.id}") for pin in book.pins())
+    assert text.index("[pin-5]: data:") > max(text.index(f"## Pin {pin.id}") for pin in book.pins())
 
 
 def test_a_report_can_be_stopped(small, book):
@@ -289,7 +291,7 @@ def test_the_script_makes_every_figure_and_exactly_the_pinned_numbers(small, boo
     pins = book.pins()
     text = write_script(pins)
     calls = {node.func.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    assert {"run_trial", "explain_images", "cortex_map", "full_profile"} <= calls and "alert" not in calls
+    assert {"run_trial", "explain_images", "map_now", "AskedMap", "full_profile"} <= calls and "alert" not in calls
     status, made, said = run_script(text, tmp_path, small.store.root)
     assert status == 0
     for pin in pins:
@@ -297,6 +299,16 @@ def test_the_script_makes_every_figure_and_exactly_the_pinned_numbers(small, boo
         picture = (tmp_path / "figures" / f"pin-{pin.id:03d}-{pin.kind}.png").read_bytes()
         assert picture == make_again(pin, small.instrument, small.store).draw()
         assert f"pin {pin.id}: {len(pin.numbers)} of {len(pin.numbers)} numbers as pinned" in said
+
+
+def test_texts_that_were_looked_for_stay_texts_in_the_script(book):
+    pin = next(pin for pin in book.pins() if pin.settings.get("map") == "search")
+    hostile = "'); alert(4) #\n" + HOSTILE
+    tree = ast.parse(write_script([replace(pin, settings={**pin.settings, "find": hostile, "minus": hostile})]))
+    asked = next(node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "AskedMap")
+    given = {each.arg: ast.literal_eval(each.value) for each in asked.keywords}
+    assert given == {"name": "search", "image": -1, "find": hostile, "minus": hostile}
+    assert not any(getattr(getattr(node, "func", None), "id", "") == "alert" for node in ast.walk(tree))
 
 
 def test_the_script_says_which_number_differs_and_ends_with_1(small, book, tmp_path):
@@ -311,9 +323,9 @@ def test_the_command_line_lists_searches_and_writes(small, book, tmp_path, monke
     monkeypatch.setenv("MINE_NOTEBOOK", str(book.path.parent))
     monkeypatch.setenv("MINE_CACHE", str(small.store.root))
     assert main(["notebook", "list", "--json", str(tmp_path / "list.json")]) == 0
-    assert json.loads((tmp_path / "list.json").read_text())["n_pins"] == 4
+    assert json.loads((tmp_path / "list.json").read_text())["n_pins"] == 5
     assert main(["notebook", "search", "alert", "--kind", "map", "--json", str(tmp_path / "found.json")]) == 0
-    assert json.loads((tmp_path / "found.json").read_text())["n_pins"] == 1
+    assert json.loads((tmp_path / "found.json").read_text())["n_pins"] == 2
     for suffix, begins in ((".html", "<!doctype html>"), (".md", "# MINE notebook")):
         assert main(["notebook", "report", "--kind", "map", "--out", str(tmp_path / f"r{suffix}")]) == 0
         assert (tmp_path / f"r{suffix}").read_text().startswith(begins)
