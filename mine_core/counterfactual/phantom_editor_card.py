@@ -16,10 +16,16 @@ from mine_core.errors import EditError
 NAME = "phantom"
 EDITORS = PROJECT / "assets" / "editors"
 DESCRIBED, QUALITY = "editor.json", "quality.json"
-MINUTES = {"critic-pictures": "critic-minutes", "sharp": "sharp-minutes", "critic-latents": "critic-minutes"}
+MINUTES = {
+    "critic-pictures": "critic-minutes",
+    "sharp": "sharp-minutes",
+    "decoder": "decoder-minutes",
+    "critic-latents": "critic-minutes",
+}
 TAUGHT = {
     "critic-pictures": "A critic of pictures",
     "sharp": "The autoencoder again, with what that critic sees",
+    "decoder": "Its decoder alone, half of what it sees being faces",
     "critic-latents": "A critic of latents, which the denoiser is to convince as well",
 }
 ATTRIBUTES = ("colour", "expression", "pose", "hair", "glasses", "hat", "age", "view")
@@ -110,7 +116,7 @@ def _stage(stage: dict[str, Any]) -> str:
 
 def _command(training: dict[str, Any], stage: str, window: str) -> str:
     recipe = training[stage]["recipe"]
-    rate = recipe["rate"] if stage == "sharp" else recipe["rate"] / 2
+    rate = recipe["rate"] / 2 if stage.startswith("critic") else recipe["rate"]
     asked = f"{_asked(training[stage], MINUTES[stage])} --rate {rate:g} --batch {recipe['batch_size']}"
     return f"python -m mine_core.counterfactual.train_phantom --stage {stage} {asked} {window}"
 
@@ -141,8 +147,9 @@ def _figures(quality: dict[str, Any]) -> list[str]:
     return [
         "## Measured quality",
         "",
-        f"Insertions into held-out scenes, under boxes and ovals of any aspect (1:2 to 2:1). {quality['judge']} The column "
-        "`rendered` is what the judge finds in truly rendered objects: its own ceiling; `re-encoded`, in these after the "
+        "Insertions into held-out scenes, under boxes and ovals of any aspect (1:2 to 2:1). An attribute counts where the prompt "
+        "tells it; a prompt that names a group, such as food, is answered by anything of it.",
+        f"{quality['judge']} The column `rendered` is what the judge finds in truly rendered objects: its own ceiling; `re-encoded`, in these after the "
         "autoencoder alone: what painting can reach. Intervals are 95 % (Wilson).",
         "",
         "| | painted | 95 % interval | n | re-encoded | rendered | chance |",

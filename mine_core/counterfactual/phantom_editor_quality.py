@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from mine_core.config import cache_directory
 from mine_core.counterfactual.editor_judge import (
@@ -33,6 +33,7 @@ from mine_core.counterfactual.editor_judge import (
 )
 from mine_core.counterfactual.editor_loading import load_editor
 from mine_core.counterfactual.editors import Editor, create_editor
+from mine_core.counterfactual.train_critic import answers_told
 from mine_core.counterfactual.train_pairs import SCENE_SIZE, pairs_of, prompt_of
 from mine_core.statistics import share_interval, t_interval
 from mine_core.subjects.phantom import scenes
@@ -80,13 +81,17 @@ def any_region(rng: np.random.Generator) -> Bool[np.ndarray, "size size"]:
 
 
 def measure_insertions(editor: Editor, judge: Judge, asked: Sequence[Insertion]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Share of insertions that the judge recognises, and of attributes that are as asked; returns the edited images, too."""
+    """Share of insertions that the judge recognises, and of attributes that are as the prompt asked; returns the edited images, too.
+
+    A prompt that names a group, such as food, is answered by anything of it; attributes that a prompt does not tell count nowhere.
+    """
     edited, views = [], []
     for number, request in enumerate(asked):
         edit = editor.edit(request.image, request.edit_mask, f"insert {request.prompt}", seed=number)
         edited.append(edit.edited)
         views.append(view_of(edit.edited, request.edit_mask))
-    return _as_asked(judge, joined(views), [request.item for request in asked]), edited
+    items, prompts = [request.item for request in asked], [request.prompt for request in asked]
+    return _as_asked(judge, joined(views), items, answers_told(items, prompts)), edited
 
 
 @runtime_checkable
@@ -113,18 +118,24 @@ def measure_round_trip(editor: Encodes, judge: Judge, n: int, first_seed: int = 
     raise AssertionError("seeds do not end")
 
 
-def _as_asked(judge: Judge, views: Views, items: Sequence[scenes.SceneObject]) -> dict[str, Any]:
+def _as_asked(
+    judge: Judge, views: Views, items: Sequence[scenes.SceneObject], told: dict[str, Int[np.ndarray, " view"]] | None = None
+) -> dict[str, Any]:
+    """Shares of views that show what is `told` of their items (-1: not told); all of it by default."""
     found, truth = judge(views), answers_of(items)
-    right = found["concept"] == truth["concept"]
+    told = truth if told is None else told
+    group = np.unique([concept.group for concept in scenes.CONCEPTS], return_inverse=True)[1]
+    of_group = group[found["concept"]] == group[truth["concept"]]
+    right = np.where(told["concept"] < 0, of_group, found["concept"] == truth["concept"])
     each = {}
     for index, name in enumerate(QUESTIONS["concept"]):
         if (truth["concept"] == index).any():
             each[name] = float(right[truth["concept"] == index].mean())
     report: dict[str, Any] = {"recognised": _share(right), "recognised_each": each}
     for name in DRAWN_ATTRIBUTES:
-        asked = truth[name] >= 0
+        asked = told[name] >= 0
         if asked.any():
-            report[name] = _share(found[name][asked] == truth[name][asked]) | {"chance": 1 / len(QUESTIONS[name])}
+            report[name] = _share(found[name][asked] == told[name][asked]) | {"chance": 1 / len(QUESTIONS[name])}
     return report
 
 

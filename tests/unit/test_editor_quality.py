@@ -10,7 +10,17 @@ from statsmodels.stats.proportion import proportion_confint
 
 from mine_core.backbones.base import Embedding
 from mine_core.counterfactual import phantom_editor_quality as quality
-from mine_core.counterfactual.editor_judge import QUESTIONS, Views, answers_of, features_of, fit_judge, joined, rendered_views, view_of
+from mine_core.counterfactual.editor_judge import (
+    QUESTIONS,
+    Judge,
+    Views,
+    answers_of,
+    features_of,
+    fit_judge,
+    joined,
+    rendered_views,
+    view_of,
+)
 from mine_core.counterfactual.editors import finish_edit
 from mine_core.counterfactual.phantom_editor_card import card
 from mine_core.counterfactual.train_pairs import pairs_of
@@ -119,6 +129,37 @@ def test_round_trip_without_loss_is_judged_as_what_was_rendered(rendered) -> Non
     assert lost["recognised"]["value"] < 0.5 * kept["recognised"]["value"] and kept["recognised"]["n"] == 60
 
 
+class Answers(Judge):
+    """A judge that sees what it is told to see."""
+
+    def __init__(self, items) -> None:
+        object.__setattr__(self, "answers", answers_of(items))
+
+    def __call__(self, _views):
+        return self.answers
+
+
+def test_attributes_count_where_the_prompt_tells_them_and_a_group_is_answered_by_any_of_it() -> None:
+    face = {"expression": "sad", "age": "old", "hair": "grey", "glasses": "no", "hat": "yes", "view": "left"}
+
+    def shown(concept: str, **attributes: str) -> scenes.SceneObject:
+        return scenes.SceneObject(concept, 0.5, 0.5, 0.5, tuple((face | attributes).items()) if concept == "man" else (), 0)
+
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    wanted = [shown("man"), shown("man"), shown("dog"), shown("dog"), shown("dog")]
+    prompts = ["a sad man with a hat looking left", "a man", "an animal", "an animal", "a dog"]
+    smiling = shown("man", expression="smiling")
+    painted = [shown("man", expression="smiling", view="right"), smiling, shown("cat"), shown("cup"), shown("cat")]
+    asked = [quality.Insertion(image, mask, item, prompt) for item, prompt in zip(wanted, prompts, strict=True)]
+    report, _ = quality.measure_insertions(Oracle("nothing", False), Answers(painted), asked)
+    assert report["recognised"]["value"] == pytest.approx(3 / 5)
+    assert report["recognised_each"] == {"man": 1.0, "dog": pytest.approx(1 / 3)}
+    known = {name: (report[name]["value"], report[name]["n"]) for name in ("expression", "view", "hat")}
+    assert known == {"expression": (0.0, 1), "view": (0.0, 1), "hat": (1.0, 1)}
+    assert not {"age", "hair", "glasses"} & set(report)
+
+
 def test_removals_are_measured_from_the_true_background() -> None:
     found = quality.measure_removals([Oracle("true", True), Oracle("nothing", False)], 8)
     assert found["true"]["mean"] == 0
@@ -143,7 +184,7 @@ def a_report(folder, sha="abc") -> None:
     recipe = {"batch_size": 32, "rate": 1e-3, "precision": "bf16", "average": 0.998, "steps": 9, "minutes": 5.0, "seed": 1}
     stage = {"recipe": recipe, "steps": 8, "minutes": 4.0}
     seeds = {"autoencoder": 700_000_000, "pool": 800_000_000}
-    taught = {name: stage for name in ("critic-latents", "critic-pictures", "sharp")}
+    taught = {name: stage for name in ("critic-latents", "critic-pictures", "sharp", "decoder")}
     training = {"autoencoder": stage, "denoiser": stage, **taught, "pool": {"64": 100}, "first_seed": seeds, "notes": ["A note."]}
     shape = {
         "size": 64,
@@ -163,6 +204,7 @@ def test_card_tells_what_was_measured_and_refuses_other_weights(tmp_path) -> Non
     for told in (
         "| Colour | 0.900 | 0.800 to 0.950 | 50 | 0.880 | 0.900 | 0.167 |",
         "--stage sharp --steps 9 --sharp-minutes 5 --seed 1 --rate 0.001 --batch 32 --size 64 --surroundings 0.22",
+        "--stage decoder --steps 9 --decoder-minutes 5 --seed 1 --rate 0.001 --batch 32 --size 64 --surroundings 0.22",
         "--stage critic-latents --steps 9 --critic-minutes 5 --seed 1 --rate 0.0005 --batch 32 --size 64 --surroundings 0.22",
         "--first-size 64 --large-pool 100 --size 64 --surroundings 0.22",
         "with 22 % of its longer side",
