@@ -149,8 +149,8 @@ def _figures(quality: dict[str, Any]) -> list[str]:
         "",
         "Insertions into held-out scenes, under boxes and ovals of any aspect (1:2 to 2:1). An attribute counts where the prompt "
         "tells it; a prompt that names a group, such as food, is answered by anything of it.",
-        f"{quality['judge']} The column `rendered` is what the judge finds in truly rendered objects: its own ceiling; `re-encoded`, in these after the "
-        "autoencoder alone: what painting can reach. Intervals are 95 % (Wilson).",
+        f"{quality['judge']} The column `rendered` is what the judge finds in truly rendered objects: its own ceiling; "
+        "`re-encoded`, in these after the autoencoder alone: what painting can reach. Intervals are 95 % (Wilson).",
         "",
         "| | painted | 95 % interval | n | re-encoded | rendered | chance |",
         "| --- | --- | --- | --- | --- | --- | --- |",
