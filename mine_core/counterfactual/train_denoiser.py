@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mine_core.counterfactual.phantom_editor import EditorShape, Part, build_scheduler, build_tokenizer
 from mine_core.counterfactual.train_autoencoder import to_pixels
 from mine_core.counterfactual.train_critic import Critic, answers_loss, answers_told
 from mine_core.counterfactual.train_pairs import pixels_of, prompt_of, read_items, written_items
 from mine_core.counterfactual.train_run import Run, StepLosses, write_tensors
+from mine_core.counterfactual.train_telling import SCALE
 from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 
@@ -33,11 +35,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pool:
-    """Edits as latents (scaled to an SD of 1): what should come out, what is seen of it, which cells may change, what was asked."""
+    """Edits as latents (scaled to an SD of 1): what should come out, what is seen of it, which cells may change, what was asked.
+
+    `telling` says how much each cell tells of the attributes of a face, in `SCALE`ths, with a mean of 1; 0 where there are none.
+    """
 
     latents: Tensor
     seen: Tensor
     cells: Bool[Tensor, "edit row col"]
+    telling: UInt8[Tensor, "edit row col"]
     items: tuple[scenes.SceneObject | None, ...]
 
     @property
@@ -52,7 +58,7 @@ class Pool:
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
         """Replace the file in one move."""
-        tensors = {"latents": self.latents, "seen": self.seen, "cells": self.cells}
+        tensors = {"latents": self.latents, "seen": self.seen, "cells": self.cells, "telling": self.telling}
         write_tensors(path, tensors, {"items": written_items(self.items), "about": json.dumps(about)})
 
     @classmethod
@@ -66,8 +72,8 @@ class Pool:
 @torch.no_grad()
 def encode_pool(autoencoder: Part, shape: EditorShape, chunks: Iterator[Any], n_edits: int) -> Pool:
     """Render edits until there are `n_edits`, and encode each picture whole and with its cells greyed."""
-    latents, seen, cells, items = [], [], [], []
-    for images, inside, shown in chunks:
+    latents, seen, cells, telling, items = [], [], [], [], []
+    for images, inside, shown, maps in chunks:
         pixels = to_pixels(images)
         covered = pixels_of(inside[:, None], shape.cell)
         both = torch.cat([pixels, pixels * ~covered]).contiguous(memory_format=torch.channels_last)
@@ -76,13 +82,14 @@ def encode_pool(autoencoder: Part, shape: EditorShape, chunks: Iterator[Any], n_
         latents.append(codes[: len(pixels)].half())
         seen.append(codes[len(pixels) :].half())
         cells.append(inside)
+        telling.append(functional.avg_pool2d(maps[:, None].float(), shape.cell)[:, 0].round().to(torch.uint8))
         items += shown
         if len(items) // 5000 != (len(items) - len(shown)) // 5000:
             logger.info("pool: %d of %d edits", len(items), n_edits)
         if len(items) >= n_edits:
             break
-    whole = [torch.cat(parts)[:n_edits].contiguous() for parts in (latents, seen, cells)]
-    return Pool(whole[0], whole[1], whole[2], tuple(items[:n_edits]))
+    whole = [torch.cat(parts)[:n_edits].contiguous() for parts in (latents, seen, cells, telling)]
+    return Pool(*whole, items=tuple(items[:n_edits]))
 
 
 class DenoiserBatches(StepLosses):
@@ -132,7 +139,9 @@ def denoiser_loss(
     run: Run,
     asked: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Float[Tensor, ""]:
-    """Squared error of the predicted velocity, cells outside the mask counting little; and what a critic says, where `asked`.
+    """Squared error of the predicted velocity, cells weighted by what they tell; and what a critic says, where `asked`.
+
+    A cell outside the mask counts little; one inside once, and once more where it tells as much of attributes as the average cell.
 
     v = sqrt(a_t) noise - sqrt(1 - a_t) latents;  expected latents = sqrt(a_t) noisy - sqrt(1 - a_t) v
     """
@@ -147,7 +156,7 @@ def denoiser_loss(
         text = parts["text_encoder"](ids.to(device)).last_hidden_state
         stacked = torch.cat([noisy, cells, seen], dim=1).contiguous(memory_format=torch.channels_last)
         found = parts["denoiser"](stacked, times, encoder_hidden_states=text, return_dict=False)[0]
-    weight = OUTSIDE + (1 - OUTSIDE) * cells
+    weight = OUTSIDE + (1 - OUTSIDE) * cells * (1 + pool.telling[rows, None].float().to(device) / SCALE)
     error = (weight * (found.float() - wanted) ** 2).sum() / (weight.sum() * latents.shape[1])
     if asked is None:
         return error

@@ -37,9 +37,10 @@ from mine_core.counterfactual.phantom_editor import (
 from mine_core.counterfactual.train_autoencoder import batches, trained_autoencoder
 from mine_core.counterfactual.train_critic import Critic, CriticBatches
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
-from mine_core.counterfactual.train_pairs import CropChunks, prompt_words
+from mine_core.counterfactual.train_pairs import prompt_words
 from mine_core.counterfactual.train_run import CHECKPOINT, Recipe, Run, read_about, read_state, under
 from mine_core.counterfactual.train_sharp import CROP_SEED, Crops, SharpBatches, made_crops
+from mine_core.counterfactual.train_telling import TellingChunks
 from mine_core.counterfactual.windows import SURROUNDINGS
 from mine_core.errors import EditError
 
@@ -110,11 +111,11 @@ def made_pool(root: Path, size: int, n_edits: int, workers: int, surroundings: f
     """The pool of a trained autoencoder for windows of `size` pixels: read, or made and kept."""
     path = root / f"pool-{size}.safetensors"
     weights = hash_file(autoencoder_folder(root) / CHECKPOINT)
-    about = {"autoencoder": weights, "n_edits": n_edits, "first_seed": POOL_SEED, "surroundings": surroundings}
+    about = {"autoencoder": weights, "n_edits": n_edits, "first_seed": POOL_SEED, "surroundings": surroundings, "telling": True}
     if path.is_file() and read_about(path) == about:
         return Pool.load(path)
     autoencoder, shape = trained_autoencoder(autoencoder_folder(root))
-    chunks = batches(CropChunks(POOL_SEED, size, shape.cell, surroundings=surroundings), 0, n_edits, workers)
+    chunks = batches(TellingChunks(POOL_SEED, size, shape.cell, surroundings=surroundings), 0, n_edits, workers)
     pool = encode_pool(autoencoder, shape, chunks, n_edits)
     pool.save(path, about)
     return pool

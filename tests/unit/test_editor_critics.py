@@ -131,6 +131,27 @@ def test_expected_latents_of_a_perfect_denoiser_are_the_true_ones(tmp_path) -> N
     assert torch.allclose(shown[0][1], scheduler.alphas_cumprod[given["times"]])
 
 
+def test_cells_count_by_what_they_tell(tmp_path) -> None:
+    """Of a denoiser that always says 0 the error is the mean of squared velocities, by weights that are made here by hand."""
+    made(tmp_path)
+    pool = pool_of(tmp_path, 16, 30)
+    telling = torch.randint(0, 200, pool.telling.shape, generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
+    pool = replace(pool, telling=telling)
+    run = denoiser_run(replace(RECIPE, stage="denoiser", batch_size=6), tiny(), CPU, tmp_path / "none")
+    given = DenoiserBatches([pool], tiny(), run).loss_at(5).keywords
+    rows, latents = given["rows"], pool.latents[given["rows"]].float()
+
+    class Silent(nn.Module):
+        def forward(self, noisy, *_args, **_named):
+            return (torch.zeros_like(noisy[:, :4]),)
+
+    parts = nn.ModuleDict({"text_encoder": run.parts["text_encoder"], "denoiser": Silent()})
+    velocity = build_scheduler().get_velocity(latents, given["noise"], given["times"]).numpy()
+    weight = 0.05 + 0.95 * pool.cells[rows, None].numpy() * (1 + telling[rows, None].numpy() / 8)
+    wanted = (weight * velocity**2).sum() / (weight.sum() * 4)
+    assert float(denoiser_loss(parts, **given)) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_critic_reaches_the_denoiser(tmp_path) -> None:
     made(tmp_path)
     pool = pool_of(tmp_path, 16, 30)

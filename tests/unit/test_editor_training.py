@@ -12,9 +12,10 @@ from mine_core.counterfactual import train_phantom
 from mine_core.counterfactual.phantom_editor import EditorShape, build_denoiser, build_tokenizer, read_description, weights_hash
 from mine_core.counterfactual.train_autoencoder import FIRST_SEED, autoencoder_loss, train_autoencoder, trained_autoencoder
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
-from mine_core.counterfactual.train_pairs import CropChunks, TileBatches, crop_of, pairs_of, prompt_of, prompt_words
+from mine_core.counterfactual.train_pairs import TileBatches, crop_of, pairs_of, prompt_of, prompt_words
 from mine_core.counterfactual.train_phantom import autoencoder_run, denoiser_run, export
 from mine_core.counterfactual.train_run import CHECKPOINT, Recipe, Run, read_state
+from mine_core.counterfactual.train_telling import TellingChunks
 from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 
@@ -148,7 +149,7 @@ def made(tmp_path, steps=3):
 
 def pool_of(root, size, n=24) -> Pool:
     autoencoder, shape = trained_autoencoder(root / "autoencoder")
-    chunks = (CropChunks(7, size, shape.cell)[number] for number in range(99))
+    chunks = (TellingChunks(7, size, shape.cell)[number] for number in range(99))
     return encode_pool(autoencoder, shape, chunks, n)
 
 
@@ -189,11 +190,13 @@ def test_latents_of_the_pool_have_unit_spread_and_hide_what_goes(tmp_path) -> No
     assert pool.latents.shape == pool.seen.shape == (24, 4, 8, 8) and len(pool.items) == 24
     assert 0.5 < float(pool.latents.float().std()) < 2.0
     assert set(pool.inserted) | set(pool.removed) == set(range(24)) and not set(pool.inserted) & set(pool.removed)
-    images, cells, items = CropChunks(7, 32, 4)[0]
+    images, cells, items, maps = TellingChunks(7, 32, 4)[0]
     covered = np.kron(cells.numpy(), np.ones((1, 4, 4), bool))
     other = torch.where(torch.from_numpy(covered)[..., None], 255 - images, images)
     autoencoder, shape = trained_autoencoder(tmp_path / "autoencoder")
-    pools = [encode_pool(autoencoder, shape, iter([(pictures, cells, items)]), len(items)) for pictures in (images, other)]
+    pools = [encode_pool(autoencoder, shape, iter([(pictures, cells, items, maps)]), len(items)) for pictures in (images, other)]
+    wanted = maps.numpy().reshape(len(maps), 8, 4, 8, 4).mean((2, 4))
+    assert np.allclose(pools[0].telling, wanted, atol=0.5) and pools[0].telling.any()
     assert torch.equal(pools[0].seen, pools[1].seen) and not torch.equal(pools[0].latents, pools[1].latents)
     pool.save(tmp_path / "pool.safetensors", {"n": 1})
     again = Pool.load(tmp_path / "pool.safetensors")
@@ -293,4 +296,4 @@ def test_refusals(tmp_path) -> None:
         run.step(lambda parts: parts["part"].weight.sum() * float("nan"))
     with pytest.raises(EditError, match="no insertion or no removal"):
         none = torch.zeros(2, 4, 4, 4)
-        DenoiserBatches([Pool(none, none, none[:, 0] > 0, (None, None))], tiny(), run)
+        DenoiserBatches([Pool(none, none, none[:, 0] > 0, none[:, 0].byte(), (None, None))], tiny(), run)
