@@ -89,7 +89,7 @@ def encode_pool(autoencoder: Part, shape: EditorShape, chunks: Iterator[Any], n_
         if len(items) >= n_edits:
             break
     whole = [torch.cat(parts)[:n_edits].contiguous() for parts in (latents, seen, cells, telling)]
-    return Pool(*whole, items=tuple(items[:n_edits]))
+    return Pool(whole[0], whole[1], whole[2], whole[3], tuple(items[:n_edits]))
 
 
 class DenoiserBatches(StepLosses):
