@@ -103,7 +103,7 @@ def test_the_round_trip_changes_the_mask_alone_and_asks_nothing(name, editors, p
     through = editor.round_trip(image, mask)
     assert np.array_equal(through[~mask], image[~mask]) and (through[mask] != image[mask]).any()
     assert np.array_equal(through, editor.round_trip(image, mask))  # its middle, not a draw from it
-    window = window_around(mask)
+    window = window_around(mask, editor.preset.surroundings)
     pipeline, pixels = editor.loaded.pipeline, torch.from_numpy(cut(image, window, 32)).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
         encoded = pipeline.vae.encode(pixels)
@@ -264,9 +264,10 @@ def test_mask_outside_bounds_is_refused_before_any_work(editors, picture) -> Non
 
 
 def test_phantom_editor_of_another_size_is_refused(tmp_path, monkeypatch) -> None:
-    described = {"sha256": "x", "shape": {"words": ["a"], "size": 96}}
+    other = PRESETS["phantom"].side + 32
+    described = {"sha256": "x", "shape": {"words": ["a"], "size": other, "surroundings": PRESETS["phantom"].surroundings}}
     monkeypatch.setattr("mine_core.counterfactual.phantom_editor.read_description", lambda folder: described)
-    with pytest.raises(EditError, match="paints 96 pixels"):
+    with pytest.raises(EditError, match=f"paints {other} pixels"):
         load_from_assets(PRESETS["phantom"], tmp_path)
 
 
