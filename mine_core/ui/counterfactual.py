@@ -32,7 +32,7 @@ from mine_core.ui.state import View, set_view
 
 WORDS_TRIED = 12
 DRIVER = "what drives the voxel"
-PAINTS_WELL = 0.9  # share of a painter's insertions that are recognised, from which on painting is offered first
+PAINTS_WELL = 0.95  # share of a painter's insertions that are recognised, from which on painting is offered first
 HOW = {True: "Paint it by words", False: "Use a cut-out"}
 FILLED = {"patch-fill": "patches of the image", "smooth-fill": "colours around it"}
 NULL_FILL = "ring median"
