@@ -49,6 +49,11 @@ class EditPair:
     background: str
 
 
+def rng_of(seed: int) -> np.random.Generator:
+    """Randomness of the scene of a seed, which it draws first, and of the regions of its edits."""
+    return np.random.default_rng([0xED17, seed])
+
+
 def draw_scene(rng: np.random.Generator, seed: int) -> scenes.Scene:
     """A scene of one to three objects, any of them anywhere: an editor is asked for things where they do not belong, too."""
     names = [concept.name for concept in scenes.CONCEPTS]
@@ -87,7 +92,7 @@ def _overlap(first: scenes.SceneObject, second: scenes.SceneObject) -> float:
 
 def pairs_of(seed: int) -> list[EditPair]:
     """All edits of the scene of this seed: each object inserted, each removed, and a place where nothing was."""
-    rng = np.random.default_rng([0xED17, seed])
+    rng = rng_of(seed)
     scene = draw_scene(rng, seed)
     if not scene.objects:
         return []
@@ -277,19 +282,25 @@ class CropChunks(Dataset):
     def __init__(self, first_seed: int, size: int, cell: int, n_scenes: int = 8, surroundings: float = SURROUNDINGS) -> None:
         self.first_seed, self.size, self.cell, self.n_scenes, self.surroundings = first_seed, size, cell, n_scenes, surroundings
 
-    def seeds(self, number: int) -> range:
-        """Seeds of the scenes of chunk `number`."""
-        return range(self.first_seed + number * self.n_scenes, self.first_seed + (number + 1) * self.n_scenes)
+    def pairs(self, number: int) -> list[tuple[int, EditPair]]:
+        """Edits of chunk `number`, each with the seed of its scene."""
+        cv2.setNumThreads(1)
+        seeds = range(self.first_seed + number * self.n_scenes, self.first_seed + (number + 1) * self.n_scenes)
+        return [(seed, pair) for seed in seeds for pair in pairs_of(seed)]
+
+    def crops(
+        self, pairs: Sequence[EditPair]
+    ) -> tuple[UInt8[torch.Tensor, "edit row col 3"], Bool[torch.Tensor, "edit y x"], list[scenes.SceneObject | None]]:
+        """Edits as they are learnt from."""
+        crops = [crop_of(pair, self.size, self.cell, self.surroundings) for pair in pairs]
+        images, cells = np.stack([crop.after for crop in crops]), np.stack([crop.cells for crop in crops])
+        return torch.from_numpy(images), torch.from_numpy(cells), [pair.item for pair in pairs]
 
     def __getitem__(
         self, number: int
     ) -> tuple[UInt8[torch.Tensor, "edit row col 3"], Bool[torch.Tensor, "edit y x"], list[scenes.SceneObject | None]]:
         """Render chunk `number`."""
-        cv2.setNumThreads(1)
-        pairs = [pair for seed in self.seeds(number) for pair in pairs_of(seed)]
-        crops = [crop_of(pair, self.size, self.cell, self.surroundings) for pair in pairs]
-        images, cells = np.stack([crop.after for crop in crops]), np.stack([crop.cells for crop in crops])
-        return torch.from_numpy(images), torch.from_numpy(cells), [pair.item for pair in pairs]
+        return self.crops([pair for _, pair in self.pairs(number)])
 
 
 class TileBatches(Dataset):

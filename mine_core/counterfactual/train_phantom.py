@@ -4,9 +4,8 @@
 
 Stages, each resumed where it was cut off: the autoencoder; a critic of pictures; the autoencoder again, with what that critic sees,
 and its decoder alone; pools of edits as latents, made once; a critic of latents; and the denoiser with its text encoder on those
-pools. Checkpoints
-(safetensors, one atomic file a stage with weights, average, optimiser and settings) go to cache/training/phantom-editor. `--export`
-writes the averaged weights to assets/editors/phantom.
+pools. Checkpoints (safetensors, one atomic file a stage with weights, average, optimiser and settings) go to
+cache/training/phantom-editor. `--export` writes the averaged weights to assets/editors/phantom.
 """
 
 import argparse

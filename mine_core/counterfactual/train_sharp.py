@@ -85,8 +85,8 @@ class SharpBatches(StepLosses):
         shown = answers_of([item for item in crops.items if item is not None])["expression"] >= 0
         if faces is not None and shown.all() == shown.any():
             raise EditError("The crops show faces only, or none; make more of them.")
-        each = np.full(len(shown), 1 / len(shown)) if faces is None else np.where(shown, faces, 1 - faces)
-        self.chance = each if faces is None else each / np.where(shown, shown.sum(), (~shown).sum())
+        share = shown.mean() if faces is None else faces
+        self.chance = np.where(shown, share, 1 - share) / np.where(shown, shown.sum(), (~shown).sum())
 
     def loss_at(self, step: int) -> Callable[[nn.ModuleDict], Tensor]:
         """The loss of one step's pictures."""

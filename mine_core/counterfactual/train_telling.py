@@ -5,14 +5,14 @@ here each attribute counts the same, in however few pixels it shows.
 """
 
 from dataclasses import replace
+from functools import cache
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from mine_core.counterfactual.train_pairs import SCENE_SIZE, CropChunks, EditPair, crop_of, draw_scene, pairs_of
+from mine_core.counterfactual.train_pairs import SCENE_SIZE, CropChunks, EditPair, draw_scene, rng_of
 from mine_core.counterfactual.windows import cut_mask, window_around
 from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
@@ -24,12 +24,12 @@ LEAST_CHANGE = 24  # of 255, in any channel
 SCALE = 8  # maps are kept as whole eighths, up to 31.9
 
 
-def telling_pixels(seed: int, item: scenes.SceneObject) -> dict[str, Bool[np.ndarray, "size size"]]:
+def telling_pixels(seed: int, item: scenes.SceneObject | None) -> dict[str, Bool[np.ndarray, "size size"]]:
     """Pixels of the scene of this seed that change with each attribute of one of its faces; nothing for what is no face."""
-    values = DRAWN.get(item.concept, {})
-    if "expression" not in values:
+    values = DRAWN.get(item.concept, {}) if item is not None else {}
+    if item is None or "expression" not in values:
         return {}
-    scene = draw_scene(np.random.default_rng([0xED17, seed]), seed)
+    scene = draw_scene(rng_of(seed), seed)
     before = scenes.render(scene, SCENE_SIZE).image.astype(int)
     found = {}
     for name, choices in values.items():
@@ -60,17 +60,7 @@ class TellingChunks(CropChunks):
 
     def __getitem__(self, number: int) -> TellingChunk:  # type: ignore[override]
         """Render chunk `number`."""
-        cv2.setNumThreads(1)
-        images, cells, items, maps = [], [], [], []
-        for seed in self.seeds(number):
-            known: dict[scenes.SceneObject, dict[str, np.ndarray]] = {}
-            for pair in pairs_of(seed):
-                crop = crop_of(pair, self.size, self.cell, self.surroundings)
-                if pair.item is not None and pair.item not in known:
-                    known[pair.item] = telling_pixels(seed, pair.item)
-                told = telling_map(pair, known[pair.item] if pair.item is not None else {}, self.size, self.surroundings)
-                images.append(crop.after)
-                cells.append(crop.cells)
-                items.append(pair.item)
-                maps.append(np.minimum(np.rint(SCALE * told), 255).astype(np.uint8))
-        return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(cells)), items, torch.from_numpy(np.stack(maps))
+        pairs, pixels = self.pairs(number), cache(telling_pixels)
+        maps = [telling_map(pair, pixels(seed, pair.item), self.size, self.surroundings) for seed, pair in pairs]
+        kept = np.minimum(np.rint(SCALE * np.stack(maps)), 255).astype(np.uint8)
+        return *self.crops([pair for _, pair in pairs]), torch.from_numpy(kept)

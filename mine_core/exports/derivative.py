@@ -72,7 +72,7 @@ def open_folder(folder: Path, instrument: Instrument, space: Space) -> Path:
 
     Raises ConfigError if something else lies there.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_ours(folder))):
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _described(folder))):
         raise ConfigError(f"{folder} holds something else than an export of MINE; name an empty or a new folder.")
     inside = folder / f"sub-{subject_label(instrument)}"
     inside.mkdir(parents=True, exist_ok=True)
@@ -84,8 +84,7 @@ def open_folder(folder: Path, instrument: Instrument, space: Space) -> Path:
         "GeneratedBy": [{"Name": "MINE", "Version": version(), "Description": "Encoding models, attribution and counterfactual edits"}],
         "SourceDatasets": [source],
     }
-    known = json.loads((folder / DESCRIPTION).read_text()) if _is_ours(folder) else {}
-    write_text(folder / DESCRIPTION, json.dumps(known | described, indent=2) + "\n")
+    write_text(folder / DESCRIPTION, json.dumps(_described(folder) | described, indent=2) + "\n")
     write_text(folder / ".bidsignore", IGNORED)
     n = len(instrument.subject.responses.voxels)
     extra = PHANTOM_NOTE if instrument.subject.kind == "phantom" else ""
@@ -98,12 +97,13 @@ def open_folder(folder: Path, instrument: Instrument, space: Space) -> Path:
     return inside
 
 
-def _is_ours(folder: Path) -> bool:
+def _described(folder: Path) -> dict[str, Any]:
+    """Description of a folder that MINE wrote; empty for any other."""
     try:
         found = json.loads((folder / DESCRIPTION).read_text())
-        return found["GeneratedBy"][0]["Name"] == "MINE"
+        return found if found["GeneratedBy"][0]["Name"] == "MINE" else {}
     except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return False
+        return {}
 
 
 Draw = Callable[[Path], None]
@@ -267,7 +267,7 @@ def check_folder(folder: Path, voxels: VoxelIndex) -> dict[str, dict[str, int]]:
 
     Raises ArtifactError at the first file that is missing, damaged or holds other values, AlignmentError if it is of other voxels.
     """
-    if not _is_ours(folder):
+    if not _described(folder):
         raise ArtifactError(f"{folder} is no export of MINE: it has no {DESCRIPTION} that says so; name the folder given to --out.")
     sidecars = sorted(folder.glob("sub-*/*_statmap.json"))
     if not sidecars:

@@ -78,10 +78,18 @@ def _item(_pin: Pin, _instrument: Instrument, key: str) -> ImageExplanation:  # 
     return explain_images(_instrument, _pin.voxel, np.array([_pin.image]), heat)[0]
 
 
+# a text is searched for, and a dictionary opened, once and not each time that the page is drawn
+@st.cache_data(max_entries=64, show_spinner=False)
+def _map(_pin: Pin, _instrument: Instrument, key: str) -> CortexMap:  # noqa: ARG001
+    if _pin.kind == "map":
+        return made_map(_instrument, resources.store(), map_of(_pin))
+    return cortex_map(_instrument, "accuracy", -1)
+
+
 @st.cache_data(max_entries=400, show_spinner=False)
 def _picture(_pin: Pin, _instrument: Instrument, key: str) -> Picture:
     if _pin.kind in ("voxel", "map"):
-        return thumbnail(ringed(_instrument, painted(_instrument.flatmap, _map(_pin, _instrument)), _pin.voxel))
+        return thumbnail(ringed(_instrument, painted(_instrument.flatmap, _map(_pin, _instrument, key)), _pin.voxel))
     image = np.asarray(_instrument.subject.stimuli.images[_pin.image])
     if _pin.kind == "edit":
         return thumbnail(outlined(image, mask_of(_pin, image.shape[0], image.shape[1])))
@@ -101,17 +109,13 @@ def _edited(pin: Pin, instrument: Instrument) -> tuple[Picture, str]:
     return thumbnail(np.concatenate([before, after], axis=1), 480), f"Image {pin.image} before and after the edit"
 
 
-def _map(pin: Pin, instrument: Instrument) -> CortexMap:
-    return made_map(instrument, resources.store(), map_of(pin)) if pin.kind == "map" else cortex_map(instrument, "accuracy", -1)
-
-
 def _alt(pin: Pin, instrument: Instrument) -> str:
     """What a small picture shows, with the scale of a map."""
     if pin.kind == "image":
         return f"Image {pin.image} with the heatmap of voxel {pin.voxel}: red raises its prediction"
     if pin.kind == "edit":
         return f"Image {pin.image} with the edited region outlined"
-    shown = _map(pin, instrument)
+    shown = _map(pin, instrument, _key(pin, instrument))
     low, high = ("blue", "red") if shown.signed else ("dark", "bright")
     scale = "colours as on Explore" if shown.categories else f"{low} {shown.low:g} to {high} {shown.high:g} {shown.unit}"
     ringed_here = pin.voxel >= 0 and centre_of_voxel(instrument.flatmap, pin.voxel) is not None
