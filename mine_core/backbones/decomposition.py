@@ -2,7 +2,7 @@
 
 For a linear read-out w of the embedding, `w . pooled = w . remainder + sum_i w . patches_i`: the parts of a voxel's
 prediction follow from one matrix product, without a gradient. The identity is exact for the vision transformers of
-open_clip; which question it answers depends on how the tower pools (see `decompose`).
+open_clip, CLIP's, CoCa's and SigLIP's; which question it answers depends on how the tower pools (see `decompose`).
 
 The forward pass is spelled out here block by block, instead of read off with hooks: nothing is attached to the model, so
 one model may serve many threads.
@@ -10,9 +10,17 @@ one model may serve many threads.
 
 import torch
 from jaxtyping import Float
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import LayerScale, PatchDropout, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from mine_core.backbones.attention_pooling import (
+    decompose_pooled_by_latent,
+    decompose_pooled_by_query,
+    require_pooling_latent,
+    require_pooling_query,
+)
+from mine_core.backbones.held import centred_columns, norm_sd
 from mine_core.errors import BackboneError
 
 POOLINGS = ("avg", "tok")
@@ -24,15 +32,19 @@ def require_additive(visual: nn.Module) -> None:
     Raises
     ------
     BackboneError
-        If the tower is no open_clip VisionTransformer (timm, SigLIP, ModifiedResNet ...), pools by attention, has other
-        blocks than ResidualAttentionBlock, an attention other than torch's self-attention, or drops patches at random.
+        If the tower is neither SigLIP's nor an open_clip VisionTransformer (ModifiedResNet, other towers of timm ...), pools by
+        attention otherwise than CoCa or SigLIP do, has other blocks than ResidualAttentionBlock, an attention other than torch's
+        self-attention, or drops patches at random.
     """
-    holds = "the exact patch decomposition holds for open_clip's VisionTransformer with CLS or average pooling."
+    holds = "the exact patch decomposition holds for the vision transformers of CLIP, CoCa and SigLIP in open_clip."
     advice = f"{holds} Use a backbone such as ViT-B-32, ViT-B-16 or ViT-L-14."
+    if isinstance(visual, TimmModel):
+        require_pooling_latent(visual, advice)
+        return
     if not isinstance(visual, VisionTransformer):
         raise BackboneError(f"The image tower is a {type(visual).__name__}; {advice}")
     if visual.attn_pool is not None:
-        raise BackboneError(f"The image tower pools with an {type(visual.attn_pool).__name__}; {advice}")
+        require_pooling_query(visual, advice)
     if visual.pool_type not in POOLINGS:
         raise BackboneError(f"The image tower has pool_type '{visual.pool_type}'; {advice}")
     if not isinstance(visual.ln_post, nn.LayerNorm):
@@ -58,7 +70,7 @@ def _require_plain_attention(number: int, block: ResidualAttentionBlock, advice:
 
 
 def decompose(
-    visual: VisionTransformer, pixels: Float[Tensor, "image channel height width"]
+    visual: VisionTransformer | TimmModel, pixels: Float[Tensor, "image channel height width"]
 ) -> tuple[Float[Tensor, "image feature"], Float[Tensor, "image patch feature"], Float[Tensor, "image feature"]]:
     """Embed preprocessed images and split each embedding over its patches.
 
@@ -69,6 +81,8 @@ def decompose(
     CLS pooling (Gandelsman et al. 2024): the CLS stream is a sum over blocks, x_cls = embedding + sum_l attention_l +
     sum_l mlp_l, and attention_l a sum over source tokens; patches_i collects the attention terms of token i over all
     blocks and heads. Embedding, MLPs, CLS to CLS, and every bias go to the remainder.
+    Pooling by attention (CoCa, SigLIP): patches_i is what the pooling query takes from the final token of place i; a class
+    token's part and every bias go to the remainder. Where an MLP follows the pooling (SigLIP), its gates are held as well.
 
     Parameters
     ----------
@@ -85,15 +99,20 @@ def decompose(
     The last LayerNorm's mean and SD are those of this image and are held fixed: the parts say how this embedding is
     composed, not how it would change without a patch.
     CLS pooling: direct effects only. What a patch does through other patches or through MLPs is counted where it arrives.
-    Average pooling: the total effect of the *final token* at each position, attention and MLPs included; late tokens mix
-    what other patches hold, so a part may carry content from elsewhere in the image.
+    Average pooling, and pooling by attention: the total effect of the *final token* at each position, attention and MLPs
+    included; late tokens mix what other patches hold, so a part may carry content from elsewhere in the image.
 
     References
     ----------
-    Gandelsman, Efros, Steinhardt (2024), arXiv:2310.05916.
+    Gandelsman, Efros, Steinhardt (2024), arXiv:2310.05916. Zhai et al. (2023), arXiv:2303.15343 (SigLIP). Yu et al. (2022),
+    arXiv:2205.01917 (CoCa). Achtibat et al. (2024), arXiv:2402.05602, for activations as gates.
     """
     require_additive(visual)
+    if isinstance(visual, TimmModel):
+        return decompose_pooled_by_latent(visual, pixels)
     tokens = visual._embeds(pixels)
+    if visual.attn_pool is not None:
+        return decompose_pooled_by_query(visual, tokens)
     if visual.pool_type == "avg":
         return _decompose_average(visual, visual.transformer(tokens))
     return _decompose_cls(visual, tokens)
@@ -110,7 +129,7 @@ def _decompose_average(
         return pooled, patches, torch.zeros_like(pooled)
     mean_token = patch_tokens.mean(dim=1)
     patches = _centre(patch_tokens / n_patches) * visual.ln_post.weight @ visual.proj
-    patches = patches / _norm_sd(mean_token, visual.ln_post)[:, None, None]
+    patches = patches / norm_sd(mean_token, visual.ln_post)[:, None, None]
     bias = (visual.ln_post.bias @ visual.proj).expand(len(tokens), -1)
     return visual.ln_post(mean_token) @ visual.proj, patches, bias.clone()
 
@@ -118,8 +137,7 @@ def _decompose_average(
 def _decompose_cls(
     visual: VisionTransformer, tokens: Float[Tensor, "image token width"]
 ) -> tuple[Float[Tensor, "image feature"], Float[Tensor, "image patch feature"], Float[Tensor, "image feature"]]:
-    readout = visual.ln_post.weight[:, None] * visual.proj
-    readout = readout - readout.mean(dim=0)  # centring the width axis, folded into the projection
+    readout = centred_columns(visual.ln_post.weight[:, None] * visual.proj)
     direct = tokens.new_zeros(len(tokens), tokens.shape[1] - 1, readout.shape[1])
     rest = tokens[:, 0]  # what reaches the CLS stream from elsewhere than a patch's attention term
     for block in visual.transformer.resblocks:
@@ -131,7 +149,7 @@ def _decompose_cls(
         direct += values[:, 1:] @ (out_weight @ readout)
         rest = rest + values[:, 0] @ out_weight + bias + mlp[:, 0]
         tokens = attended + mlp
-    sd = _norm_sd(tokens[:, 0], visual.ln_post)[:, None]
+    sd = norm_sd(tokens[:, 0], visual.ln_post)[:, None]
     pooled = visual.ln_post(tokens[:, 0]) @ visual.proj
     return pooled, direct / sd[:, None], rest @ readout / sd + visual.ln_post.bias @ visual.proj
 
@@ -160,7 +178,3 @@ def _cls_attention_terms(
 
 def _centre(tokens: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
     return tokens - tokens.mean(dim=-1, keepdim=True)
-
-
-def _norm_sd(token: Float[Tensor, "image width"], norm: nn.LayerNorm) -> Float[Tensor, " image"]:
-    return (token.var(dim=-1, unbiased=False) + norm.eps).sqrt()

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
@@ -21,7 +22,7 @@ ImageTransform = Callable[[UInt8[np.ndarray, "height width 3"]], Float[torch.Ten
 
 
 class OpenClipBackbone:
-    """An open_clip model (CLIP, CustomTextCLIP or CoCa) with its tokenizer and its preprocessing.
+    """An open_clip model (CLIP, SigLIP or CoCa) with its tokenizer and its preprocessing.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ class OpenClipBackbone:
     ) -> None:
         self._model = model.eval().requires_grad_(False).to(device)
         require_additive(self._model.visual)
-        self._visual: VisionTransformer = self._model.visual
+        self._visual: VisionTransformer | TimmModel = self._model.visual
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self._transform = transform
@@ -57,10 +58,11 @@ class OpenClipBackbone:
         if height != width:
             raise BackboneError(f"The image tower sees {height}x{width} pixels; a square one is needed.")
         self.image_size = height
+        grid, n_features = _tower_shape(self._visual)
         self.spec = BackboneSpec(
             name=name,
-            grid=(int(self._visual.grid_size[0]), int(self._visual.grid_size[1])),
-            n_features=self._visual.proj.shape[1],
+            grid=grid,
+            n_features=n_features,
             weights_hash=hash_weights(model),
             supervision=supervision,
         )
@@ -140,7 +142,16 @@ class OpenClipBackbone:
         return captions
 
     def _to_model(self, images: UInt8[np.ndarray, "image height width 3"]) -> Float[torch.Tensor, "image 3 side side"]:
-        return self.preprocess(images).to(self.device, self._visual.proj.dtype)
+        return self.preprocess(images).to(self.device, next(self._visual.parameters()).dtype)
+
+
+def _tower_shape(visual: VisionTransformer | TimmModel) -> tuple[tuple[int, int], int]:
+    """Rows and columns of patches, and the width of the embedding."""
+    if isinstance(visual, TimmModel):
+        grid, n_features = visual.trunk.patch_embed.grid_size, visual.trunk.num_features
+    else:
+        grid, n_features = visual.grid_size, visual.proj.shape[1]
+    return (int(grid[0]), int(grid[1])), int(n_features)
 
 
 def area_transform(side: int, mean: Sequence[float], sd: Sequence[float]) -> ImageTransform:

@@ -14,18 +14,18 @@ from mine_core.errors import BackboneError, ConfigError
 
 MODELS = PROJECT / "assets" / "models.toml"
 PHANTOM_WEIGHTS = PROJECT / "assets" / "backbones"
-PUBLIC_WEIGHTS = "open_clip_model.safetensors"
 Source = Literal["assets", "open_clip", "transformers"]
 # Keys that only some sources have.
 OWN_KEYS = {
     "assets": (),
-    "open_clip": ("architecture", "pretrained", "repository"),
+    "open_clip": ("architecture", "pretrained", "repository", "files"),
     "transformers": ("architecture", "repository", "layer"),
 }
+OPEN_CLIP = ("backbones/attention_pooling.py", "backbones/decomposition.py", "backbones/held.py", "backbones/open_clip_adapter.py")
 # What embeds images: a change to it makes features anew.
 ADAPTERS = {
-    "assets": ("backbones/decomposition.py", "backbones/open_clip_adapter.py"),
-    "open_clip": ("backbones/decomposition.py", "backbones/open_clip_adapter.py"),
+    "assets": ("backbones/decomposition.py", "backbones/held.py", "backbones/open_clip_adapter.py"),
+    "open_clip": OPEN_CLIP,
     "llava": ("backbones/token_adapters.py", "backbones/llava_adapter.py"),
     "dinov2": ("backbones/token_adapters.py", "backbones/vision_adapter.py"),
 }
@@ -49,6 +49,7 @@ class Preset:
     architecture: str = ""
     pretrained: str = ""
     repository: str = ""
+    files: str = ""
     layer: int = 0
 
 
@@ -205,11 +206,15 @@ def _load_public(preset: Preset, device: str) -> Backbone:
     from mine_core.backbones.open_clip_adapter import OpenClipBackbone, open_clip_transform
 
     # a path instead of a tag: open_clip falls back to a pickled file where it finds no safetensors
-    weights = _cached_weights(preset) or _download(preset)
+    weights = _cached_weights(preset) or _download_weights(preset)
     published = open_clip.get_pretrained_cfg(preset.architecture, preset.pretrained)
-    preprocessing = {key: published[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+    # cropped like every other backbone, also where it was trained on squashed pictures: a patch then is a square of the picture
+    preprocessing = {key: published[key] for key in ("mean", "std", "interpolation")} | {"resize_mode": "shortest"}
     try:
         model = open_clip.create_model(preset.architecture, pretrained=str(weights), device=device, force_preprocess_cfg=preprocessing)
+        # by the folder, not by the repository: transformers would look for it in a cache of its own
+        own = "tokenizer.json" in preset.files.split()
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{weights.parent}" if own else preset.architecture)
     except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise BackboneError(
             f"Backbone '{preset.name}': {weights.name} cannot be loaded ({str(error)[:200]}); delete {preset.repository} from "
@@ -217,7 +222,7 @@ def _load_public(preset: Preset, device: str) -> Backbone:
         ) from error
     return OpenClipBackbone(
         model,
-        open_clip.get_tokenizer(preset.architecture),
+        tokenizer,
         open_clip_transform(model.visual),
         name=preset.name,
         supervision=preset.supervision,
@@ -298,23 +303,24 @@ def _download_folder(preset: Preset) -> Path:
 
 
 def _cached_weights(preset: Preset) -> Path | None:
+    """Path of an open_clip model's weights in the hub's cache, or None where one of its files is missing."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(preset.repository, PUBLIC_WEIGHTS)
-    return Path(found) if isinstance(found, str) else None
+    found = [try_to_load_from_cache(preset.repository, name) for name in preset.files.split()]
+    return Path(str(found[0])) if all(isinstance(path, str) for path in found) else None
 
 
-def _download(preset: Preset) -> Path:
+def _download_weights(preset: Preset) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(preset.repository, PUBLIC_WEIGHTS))
+        return [Path(hf_hub_download(preset.repository, name)) for name in preset.files.split()][0]
     except (OSError, ValueError) as error:  # the hub's own errors and those of its HTTP client are kinds of OSError
         raise BackboneError(f"Backbone '{preset.name}': {_how_to_get(preset)} ({type(error).__name__}).") from error
 
 
 def _how_to_get(preset: Preset) -> str:
-    files = " ".join(f'--include "{name}"' for name in READ) if preset.source == "transformers" else PUBLIC_WEIGHTS
+    files = " ".join(f'--include "{name}"' for name in READ) if preset.source == "transformers" else preset.files
     return (
         f"its weights ({preset.size_mb} MB, licence {preset.licence}) are not in the Hugging Face cache of this machine; "
         f"run `hf download {preset.repository} {files}` while online, or copy that cache from a machine that has them"

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from mine_core.backbones.base import Backbone
 from mine_core.backbones.decomposition import require_additive
+from mine_core.backbones.held import centred_columns, gate, norm_sd
 from mine_core.errors import BackboneError, Cancelled
 from mine_core.types import IsCancelled
 
 ROWS_AT_ONCE = 4096  # token rows in one product on a CPU: they stay in its cache
-TINY = 1e-6
 
 
 class Block(NamedTuple):
@@ -33,10 +33,10 @@ class Block(NamedTuple):
 def image_tower(backbone: Backbone) -> VisionTransformer:
     """Return the image tower of a backbone whose blocks can be spelled out; raises BackboneError for any other."""
     visual = getattr(backbone, "_visual", None)
-    if not isinstance(visual, VisionTransformer):
+    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
         raise BackboneError(
-            f"Backbone '{backbone.spec.name}' is no vision transformer of open_clip, and its attention cannot be traced; "
-            "use the decomposition, integrated gradients or occlusion."
+            f"Backbone '{backbone.spec.name}' is no vision transformer of open_clip that pools by its class token or by averaging, "
+            "and its attention cannot be traced; use the decomposition or occlusion."
         )
     require_additive(visual)
     return visual
@@ -133,7 +133,7 @@ def hold(visual: VisionTransformer, pixels: Float[Tensor, "image 3 height width"
     blocks, modules = run_blocks(visual, tokens), list(visual.transformer.resblocks)
     held = tuple(HeldBlock(*(part.to(kept) for part in _held(*both))) for both in zip(modules, blocks, strict=True))
     final = blocks[-1].attended + blocks[-1].mlp
-    project = _centred_columns(visual.ln_post.weight[:, None] * visual.proj)
+    project = centred_columns(visual.ln_post.weight[:, None] * visual.proj)
     return HeldTower(tokens, held, _read_by_pooling(visual, final).to(kept), project.to(kept), pool_tokens(visual, final))
 
 
@@ -201,14 +201,12 @@ def quick_dtype(device: torch.device | str) -> torch.dtype:
 def _held(module: ResidualAttentionBlock, block: Block) -> tuple[Tensor, ...]:
     """The parts of a `HeldBlock`, in its order."""
     width, mlp = block.tokens.shape[-1], module.mlp
-    value = _centred_columns(module.ln_1.weight[:, None] * module.attn.in_proj_weight[2 * width :].T)
-    attention = block.attention / _sd(block.tokens, module.ln_1)[:, None, None, :]
-    expand = _centred_columns(module.ln_2.weight[:, None] * mlp.c_fc.weight.T)
+    value = centred_columns(module.ln_1.weight[:, None] * module.attn.in_proj_weight[2 * width :].T)
+    attention = block.attention / norm_sd(block.tokens, module.ln_1)[:, None, None, :]
+    expand = centred_columns(module.ln_2.weight[:, None] * mlp.c_fc.weight.T)
     hidden = mlp.c_fc(module.ln_2(block.attended))
-    # act(h) / h, and its limit where h is 0
-    away = torch.where(hidden.abs() < TINY, torch.full_like(hidden, TINY), hidden)
-    gate = mlp.gelu(away) / away / _sd(block.attended, module.ln_2)[..., None]
-    return value, attention, module.ls_1(module.attn.out_proj.weight.T.clone()), expand, gate, module.ls_2(mlp.c_proj.weight.T.clone())
+    gates = gate(mlp.gelu, hidden) / norm_sd(block.attended, module.ln_2)[..., None]
+    return value, attention, module.ls_1(module.attn.out_proj.weight.T.clone()), expand, gates, module.ls_2(mlp.c_proj.weight.T.clone())
 
 
 def _mix(attention: Float[Tensor, "image head token token"], rows: Float[Tensor, "image set token width"]) -> Tensor:
@@ -218,25 +216,16 @@ def _mix(attention: Float[Tensor, "image head token token"], rows: Float[Tensor,
     return (attention[:, None] @ by_head).transpose(2, 3).reshape(n_images, n_sets, n_tokens, width)
 
 
-def _centred_columns(matrix: Float[Tensor, "width some"]) -> Float[Tensor, "width some"]:
-    """Centring of what is multiplied, moved into the matrix: centre(x) @ M = x @ (M - column means)."""
-    return matrix - matrix.mean(dim=0)
-
-
 def _read_by_pooling(visual: VisionTransformer, final: Float[Tensor, "image token width"]) -> Float[Tensor, "image token"]:
     """How much of each final token enters the embedding: its share of the pooling over the SD of the last LayerNorm."""
     read = final.new_zeros(final.shape[:2])
     if visual.pool_type != "avg":
-        read[:, 0] = 1 / _sd(final[:, 0], visual.ln_post)
+        read[:, 0] = 1 / norm_sd(final[:, 0], visual.ln_post)
     elif visual.final_ln_after_pool:
-        read[:, 1:] = 1 / (final.shape[1] - 1) / _sd(final[:, 1:].mean(dim=1), visual.ln_post)[:, None]
+        read[:, 1:] = 1 / (final.shape[1] - 1) / norm_sd(final[:, 1:].mean(dim=1), visual.ln_post)[:, None]
     else:
-        read[:, 1:] = 1 / (final.shape[1] - 1) / _sd(final[:, 1:], visual.ln_post)
+        read[:, 1:] = 1 / (final.shape[1] - 1) / norm_sd(final[:, 1:], visual.ln_post)
     return read
-
-
-def _sd(tokens: Float[Tensor, "*axes width"], norm: nn.LayerNorm) -> Float[Tensor, "*axes"]:
-    return (tokens.var(dim=-1, unbiased=False) + norm.eps).sqrt()
 
 
 def mean_input_tokens(visual: VisionTransformer, batches: Sequence[Float[Tensor, "_ 3 side side"]]) -> Float[Tensor, "token width"]:

@@ -194,7 +194,7 @@ GOOD = 'source = "assets"\nsize_mb = 1\nlicence = "MIT"\nvocabulary = "v"\nsuper
         (GOOD + "colour = 1", "unknown keys colour, missing keys none"),
         (GOOD.replace('licence = "MIT"\n', ""), "unknown keys none, missing keys licence"),
         (GOOD + 'repository = "x/y"', "unknown keys repository"),
-        (GOOD.replace('"assets"', '"open_clip"'), "missing keys architecture, pretrained, repository"),
+        (GOOD.replace('"assets"', '"open_clip"'), "missing keys architecture, files, pretrained, repository"),
         (GOOD.replace('"assets"', '"timm"'), "source is 'timm'; expected one of assets, open_clip"),
         (GOOD.replace("= 1", '= "1"'), "size_mb is '1'; expected type int"),
         (GOOD.replace('"x"', '""'), "about is ''"),

@@ -113,9 +113,8 @@ def test_average_parts_follow_the_final_tokens():
 
 REFUSED = {
     "ModifiedResNet": lambda: open_clip.modified_resnet.ModifiedResNet((1, 1, 1, 1), 16, heads=4, image_size=64, width=8),
-    "AttentionalPooler": lambda: tower(attentional_pool=True, attn_pooler_heads=4),
     "CustomResidualAttentionBlock": lambda: tower(scale_fc=True),
-    "TimmModel": lambda: open_clip.timm_model.TimmModel("vit_tiny_patch16_224", 16, pool="token", proj="linear"),
+    "global_pool 'token'": lambda: open_clip.timm_model.TimmModel("vit_tiny_patch16_224", 16, pool="token", proj="linear"),
     "pool_type 'none'": lambda: tower(pool_type="none"),
     "no projection": lambda: without_projection(tower()),
     "training mode": lambda: tower(patch_dropout=0.5).train(),
@@ -131,13 +130,6 @@ def without_projection(visual: VisionTransformer) -> VisionTransformer:
 def test_a_tower_it_does_not_hold_for_is_refused_by_name(words):
     with pytest.raises(BackboneError, match=words):
         require_additive(REFUSED[words]())
-
-
-def test_the_pooler_of_coca_vit_l_14_is_refused_by_name():
-    vision = open_clip.get_model_config("coca_ViT-L-14")["vision_cfg"] | {"layers": 1, "width": 128, "image_size": 28}
-    visual = VisionTransformer(**vision, heads=2, mlp_ratio=1.0, output_dim=32)
-    with pytest.raises(BackboneError, match="AttentionalPooler"):
-        decompose(visual, some_pixels(1, 28).float())
 
 
 def hooks_of(module: nn.Module) -> int:
