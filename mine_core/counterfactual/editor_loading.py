@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mine_core.counterfactual.diffusion import DiffusionEditor, LoadedPipeline
-from mine_core.counterfactual.editor_presets import EDITOR_WEIGHTS, EditorPreset, choose_placement, find_editor_preset, how_to_get
+from mine_core.counterfactual.editor_presets import (
+    EDITOR_WEIGHTS,
+    LORA_WEIGHTS,
+    EditorPreset,
+    choose_placement,
+    find_editor_preset,
+    how_to_get,
+)
 from mine_core.errors import EditError
 
 _OFFLOADS = {"part by part on the GPU": "enable_model_cpu_offload", "layer by layer on the GPU": "enable_sequential_cpu_offload"}
@@ -71,7 +78,7 @@ def load_pipeline(preset: EditorPreset, folder: Path, device: str, *, weights: s
     dtype = (torch.bfloat16 if preset.pipeline.startswith("Flux") else torch.float16) if on_gpu else torch.float32
     variant = {"variant": preset.variant} if preset.variant else {}
     more: dict[str, Any] = {} if preset.source == "assets" else {"use_safetensors": True}
-    if preset.pipeline in ("StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline"):
+    if preset.checked:
         more |= {"safety_checker": None, "requires_safety_checker": False}
     try:
         pipeline = getattr(diffusers, preset.pipeline).from_pretrained(folder, local_files_only=True, dtype=dtype, **variant, **more)
@@ -93,7 +100,8 @@ def _fitted(preset: EditorPreset, pipeline: Any) -> None:
     if preset.scheduler:
         pipeline.scheduler = getattr(diffusers, preset.scheduler).from_config(pipeline.scheduler.config)
     if preset.lora:
-        pipeline.load_lora_weights(preset.lora)
+        # by its file's name, which cannot be asked for without a connection; never a pickled one
+        pipeline.load_lora_weights(preset.lora, weight_name=LORA_WEIGHTS, use_safetensors=True)
         pipeline.fuse_lora()
     if preset.source == "hub" and hasattr(pipeline.vae, "enable_slicing"):
         pipeline.vae.enable_slicing()
@@ -131,7 +139,8 @@ def _published(preset: EditorPreset) -> Path:
     import diffusers
     from huggingface_hub import constants
 
-    variant = {"variant": preset.variant} if preset.variant else {}
+    more: dict[str, Any] = {"variant": preset.variant} if preset.variant else {}
+    more |= {"safety_checker": None} if preset.checked else {}
     try:
         return Path(
             diffusers.DiffusionPipeline.download(
@@ -139,7 +148,7 @@ def _published(preset: EditorPreset) -> Path:
                 revision=preset.revision,
                 use_safetensors=True,
                 local_files_only=constants.HF_HUB_OFFLINE,
-                **variant,
+                **more,
             )
         )
     except (OSError, ValueError) as error:  # the hub's own errors and those of its HTTP client are kinds of OSError

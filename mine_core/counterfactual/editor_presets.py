@@ -20,6 +20,7 @@ PipelineName = Literal[
 ]
 Placement = Literal["processor", "whole on the GPU", "part by part on the GPU", "layer by layer on the GPU"]
 USABLE = 0.9  # of the memory that is free now; the rest is the library's own
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 LEAST_GB = 1.5  # layer by layer any model runs in this
 
 
@@ -49,6 +50,11 @@ class EditorPreset:
     lora: str = ""
     scheduler: str = ""
     surroundings: float = SURROUNDINGS
+
+    @property
+    def checked(self) -> bool:
+        """Whether its class can hold a checker of what it paints, which is neither loaded nor fetched here."""
+        return self.pipeline in ("StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline")
 
 
 def load_editor_presets(path: Path | None = None) -> dict[str, EditorPreset]:
@@ -116,8 +122,10 @@ def editor_available(name: str) -> tuple[bool, str]:
         return ready, "" if ready else f"assets/editors/{name} is missing; restore it from the repository"
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(preset.repository, "model_index.json", revision=preset.revision)
-    return isinstance(found, str), "" if isinstance(found, str) else how_to_get(preset)
+    asked = [(preset.repository, "model_index.json", preset.revision)]
+    asked += [(preset.lora, LORA_WEIGHTS, "main")] if preset.lora else []
+    ready = all(isinstance(try_to_load_from_cache(place, name, revision=tag), str) for place, name, tag in asked)
+    return ready, "" if ready else how_to_get(preset)
 
 
 def measured_quality(name: str) -> tuple[float, float, float] | None:
@@ -170,11 +178,14 @@ def _quality(name: str) -> dict[str, Any]:
 
 
 def how_to_get(preset: EditorPreset) -> str:
-    """One line that says how to get a preset's weights."""
-    more = f" and `hf download {preset.lora}`" if preset.lora else ""
+    """One line that says how to get a preset's weights, and nothing else of what its publisher keeps beside them."""
+    weights = f"*/*.{preset.variant}.safetensors" if preset.variant else "*/*.safetensors"
+    patterns = " ".join(f'--include "{pattern}"' for pattern in ("*.json", "*.txt", "*.jinja", weights))
+    patterns += ' --exclude "safety_checker/*"' if preset.checked else ""
+    more = f" and `hf download {preset.lora} {LORA_WEIGHTS}`" if preset.lora else ""
     return (
         f"its weights ({preset.size_mb} MB, licence {preset.licence}) are not in the Hugging Face cache of this machine; "
-        f"run `hf download {preset.repository} --revision {preset.revision}`{more} while online, or copy that cache"
+        f"run `hf download {preset.repository} --revision {preset.revision} {patterns}`{more} while online, or copy that cache"
     )
 
 

@@ -81,7 +81,7 @@ def test_absent_weights_say_how_to_get_them(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *asked, **named: None)
     ready, reason = editor_available("sd15-inpaint-lcm")
-    assert not ready and "hf download stable-diffusion-v1-5" in reason and "lcm-lora" in reason and "2600 MB" in reason
+    assert not ready and "hf download stable-diffusion-v1-5" in reason and "lcm-lora" in reason and "2270 MB" in reason
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", _offline)
     with pytest.raises(EditError, match="hf download diffusers/stable-diffusion-xl"):
         editor_loading.load_editor("sdxl-inpaint", "cpu")
