@@ -32,6 +32,7 @@ ADAPTERS = {
 TRANSFORMERS = ("llava", "dinov2")
 # Names of published files that are read; pickled weights are not among them.
 READ = ("*.json", "*.safetensors")
+USABLE = 0.9  # of the memory that is there
 SHARDS = "model.safetensors.index.json"
 
 
@@ -260,15 +261,19 @@ def _require_memory(preset: Preset, device: str) -> None:
     import torch
 
     on_gpu = torch.device(device).type == "cuda"
-    # LLaVA is published in float16, which a processor computes in float32
-    needed = preset.size_mb * (2 if preset.architecture == "llava" and not on_gpu else 1) / 1000
+    needed = memory_needed_gb(preset, on_gpu)
     have = torch.cuda.mem_get_info(torch.device(device))[0] / 1e9 if on_gpu else _memory_gb()
-    if needed > 0.9 * have:
+    if needed > USABLE * have:
         where = f"{have:.0f} GB are free on its GPU" if on_gpu else f"it has {have:.0f} GB and no GPU that is used"
         raise BackboneError(
             f"Backbone '{preset.name}' needs {needed:.0f} GB of memory on this machine, where {where}; use a GPU with "
             f"{preset.size_mb / 1000 + 2:.0f} GB, or a smaller backbone."
         )
+
+
+def memory_needed_gb(preset: Preset, on_gpu: bool) -> float:
+    """Memory that a backbone's weights take where they are computed with; LLaVA's float16 becomes float32 on a processor."""
+    return preset.size_mb * (2 if preset.architecture == "llava" and not on_gpu else 1) / 1000
 
 
 def _memory_gb() -> float:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mine_core.artifacts import ArtifactStore, library_versions
-from mine_core.backbones.presets import backbone_available, preset_names
+from mine_core.backbones.presets import backbone_available
 from mine_core.config import InstrumentConfig
 from mine_core.cortex.filestore import open_pycortex
 from mine_core.errors import MineError
 from mine_core.instrument.build import is_built
 from mine_core.instrument.subjects import known_subjects
-from mine_core.instrument.weights_here import captioners_here, editors_here, room_here
+from mine_core.instrument.weights_here import backbones_here, captioners_here, editors_here, room_here
 
 NEEDED_FREE_GB = 2.0
 
@@ -33,7 +33,7 @@ def examine(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Any]:
         "free_disk_gb": round(free, 1),
         "libraries": library_versions(),
         "subjects": {name: _state(config, name, store) for name in known_subjects(store)},
-        "backbones": {},
+        "backbones": backbones_here(room),
         "editors": editors_here(room),
         "captioners": captioners_here(room),
         "missing": [],
@@ -42,12 +42,9 @@ def examine(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Any]:
         found["missing"].append("No GPU: everything here works on the processor; public backbones take minutes to embed images.")
     if free < NEEDED_FREE_GB:
         found["missing"].append(f"{free:.1f} GB of disk free, {NEEDED_FREE_GB:g} needed to build a subject: free some first.")
-    for name in preset_names():
-        available = backbone_available(name)
-        found["backbones"][name] = "ready" if available.ready else available.reason
-    absent = [name for name, state in found["backbones"].items() if state != "ready"]
+    absent = [name for name, state in found["backbones"].items() if not state.startswith("ready")]
     if absent:
-        first = found["backbones"][absent[0]]
+        first = backbone_available(absent[0]).reason
         found["missing"].append(f"No weights of {', '.join(absent)}. {absent[0]}: {first}. The phantom's own backbone needs nothing.")
     if not any(state.startswith("ready") for state in found["editors"].values()):
         found["missing"].append("No weights of a generative editor: inserting and removing go on with cut-outs and fillings.")

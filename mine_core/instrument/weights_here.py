@@ -1,4 +1,4 @@
-"""Editors and captioners whose weights are on this machine, their size, and where they would run."""
+"""Backbones, editors and captioners whose weights are on this machine, their size, and where they would run."""
 
 import json
 import os
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mine_core.backbones.presets import USABLE, Preset, backbone_available, load_presets, memory_needed_gb
 from mine_core.counterfactual.editor_presets import (
     EDITOR_WEIGHTS,
     EditorPreset,
@@ -36,6 +37,18 @@ def room_here() -> Room:
     return Room(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, gpu)
 
 
+def backbones_here(room: Room) -> dict[str, str]:
+    """State of every backbone of assets/models.toml: whether it is here, its size, and where it runs or would run."""
+    states = {}
+    for name, preset in load_presets().items():
+        available, place = backbone_available(name), _backbone_place(preset, room)
+        if available.ready:
+            states[name] = f"ready, {preset.size_mb} MB; {place}"
+        else:
+            states[name] = f"not here ({preset.size_mb} MB; {place.replace('runs', 'would run')}): {available.reason}"
+    return states
+
+
 def editors_here(room: Room) -> dict[str, str]:
     """State of every editor of assets/editors.toml: whether it is here, its size, and where it runs or would run."""
     cached = _cached()
@@ -60,14 +73,23 @@ def captioners_here(room: Room) -> dict[str, str]:
         if kind is None:
             continue
         gb = size / 1e9
-        if room.gpu_gb is not None and gb <= 0.9 * room.gpu_gb:
+        if room.gpu_gb is not None and gb <= USABLE * room.gpu_gb:
             place = "runs on the GPU"
-        elif gb <= 0.9 * room.processor_gb:
+        elif gb <= USABLE * room.processor_gb:
             place = "runs on the processor"
         else:
             place = f"too large for {room.processor_gb:.0f} GB of memory"
         found[name] = f"{kind}, {gb:.2f} GB; {place}"
     return found
+
+
+def _backbone_place(preset: Preset, room: Room) -> str:
+    if room.gpu_gb is not None and memory_needed_gb(preset, on_gpu=True) <= USABLE * room.gpu_gb:
+        return "runs on the GPU"
+    needed = memory_needed_gb(preset, on_gpu=False)
+    if needed > USABLE * room.processor_gb:
+        return f"too large for {room.processor_gb:.0f} GB of memory, it takes {needed:.0f}"
+    return "runs on the processor"
 
 
 def _place(preset: EditorPreset, room: Room) -> str:

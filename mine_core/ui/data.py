@@ -78,15 +78,8 @@ def machine() -> None:
     """Say what this machine has and what works without the rest."""
     found = _found(InstrumentConfig())
     st.markdown(f"Python {found['python']} · {found['system']} · GPU: {found['gpu']} · {found['free_disk_gb']} GB free")
-    states = [_state(name) for name in found["backbones"]]
-    st.dataframe(pd.DataFrame({"backbone": found["backbones"].keys(), "weights": states}), hide_index=True, key="data_backbones")
-    others = [(name, "editor", state.split(": ")[0]) for name, state in found["editors"].items()]
-    others += [(name, "captioner", state) for name, state in found["captioners"].items()]
-    st.dataframe(pd.DataFrame(others, columns=["model", "what it does", "weights"]), hide_index=True, key="data_models")
+    kinds = (("backbone", "backbones"), ("editor", "editors"), ("captioner", "captioners"))
+    rows = [(name, kind, state.split(": ")[0]) for kind, key in kinds for name, state in found[key].items()]
+    st.dataframe(pd.DataFrame(rows, columns=["model", "what it is", "weights"]), hide_index=True, key="data_models")
     for line in found["missing"]:
         st.caption(line)
-
-
-def _state(backbone: str) -> str:
-    available = backbone_available(backbone)
-    return "ready" if available.ready else f"not here ({available.size_mb} MB)"

@@ -1,13 +1,14 @@
-"""What is said of editors and captioners follows from a cache of known files and a machine of known memory."""
+"""What is said of backbones, editors and captioners follows from a cache of known files and a machine of known memory."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from mine_core.backbones.presets import find_preset
 from mine_core.counterfactual.editor_presets import load_editor_presets
 from mine_core.instrument import weights_here
-from mine_core.instrument.weights_here import Room, captioners_here, editors_here
+from mine_core.instrument.weights_here import Room, backbones_here, captioners_here, editors_here
 
 COMMIT = "a" * 40
 
@@ -51,7 +52,7 @@ def test_without_a_cache_every_editor_says_how_to_get_it_and_no_captioner_is_nam
 
 def test_what_is_in_the_cache_is_told_with_its_size(cache):
     put(cache, "stable-diffusion-v1-5/stable-diffusion-inpainting", {"model_index.json": b"{}", "unet.safetensors": bytes(30_000_000)})
-    put(cache, "latent-consistency/lcm-lora-sdv1-5", {"lora.safetensors": bytes(10_000_000)})
+    put(cache, "latent-consistency/lcm-lora-sdv1-5", {"pytorch_lora_weights.safetensors": bytes(10_000_000)})
     put(cache, "florence-community/Florence-2-base", {"config.json": config("florence2"), "model.safetensors": bytes(20_000_000)})
     put(cache, "Qwen/Qwen3-VL-2B-Instruct", {"config.json": config("qwen3_vl"), "model.safetensors": bytes(50_000_000)})
     put(cache, "someone/pickled", {"config.json": config("florence2"), "pytorch_model.bin": bytes(100)})
@@ -89,3 +90,16 @@ def test_an_editor_of_assets_is_measured_there(cache, tmp_path):
         (folder / name).write_text("{}")
     (folder / "weights.safetensors").write_bytes(bytes(22_000_000))
     assert editors_here(Room(16.0, None))["phantom"] == "ready, 0.02 GB; runs on the processor"
+
+
+def test_backbones_are_told_with_their_size_and_where_they_run(cache):
+    here, absent = "phantom", "llava-1.5-7b-hf"
+    found = backbones_here(Room(25.0, None))
+    assert found[here] == f"ready, {find_preset(here).size_mb} MB; runs on the processor"
+    # float16 as published, float32 on a processor
+    assert found[absent].startswith("not here (14127 MB; too large for 25 GB of memory, it takes 28): its weights")
+    assert backbones_here(Room(64.0, None))[absent].startswith("not here (14127 MB; would run on the processor): ")
+    assert backbones_here(Room(64.0, 16.0))[absent].startswith("not here (14127 MB; would run on the GPU): ")
+    assert backbones_here(Room(64.0, 15.0))[absent].startswith("not here (14127 MB; would run on the processor): ")
+    put(cache, find_preset("ViT-B-16").repository, {"open_clip_model.safetensors": bytes(10)})
+    assert backbones_here(Room(25.0, 4.0))["ViT-B-16"] == "ready, 599 MB; runs on the GPU"
