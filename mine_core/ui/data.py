@@ -80,6 +80,6 @@ def machine() -> None:
     st.markdown(f"Python {found['python']} · {found['system']} · GPU: {found['gpu']} · {found['free_disk_gb']} GB free")
     kinds = (("backbone", "backbones"), ("editor", "editors"), ("captioner", "captioners"))
     rows = [(name, kind, state.split(": ")[0]) for kind, key in kinds for name, state in found[key].items()]
-    st.dataframe(pd.DataFrame(rows, columns=["model", "what it is", "weights"]), hide_index=True, key="data_models")
+    st.dataframe(pd.DataFrame(rows, columns=["model", "what it is", "weights"]), hide_index=True, height="content", key="data_models")
     for line in found["missing"]:
         st.caption(line)
