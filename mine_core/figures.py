@@ -25,6 +25,7 @@ HEAT_HIGH, HEAT_LOW = (178, 24, 43), (33, 102, 172)
 # Below this share of the scale a heatmap is clear, so that it does not tint what it says nothing about.
 FAINT = 0.08
 FULL_STRENGTH = 0.98
+LABELS = 248  # pixels for the longest name of a kind of control
 
 
 def data_url(image: UInt8[np.ndarray, "height width channel"], kind: str = "png") -> str:
@@ -91,8 +92,10 @@ def heat_gradient() -> str:
     return f"linear-gradient(90deg, {low}, #ffffff 50%, {high})"
 
 
-def shift_figure(shift: PredictedShift, voxel: int, unit: str = "SD of predictions") -> go.Figure:
-    """Draw one voxel's predicted shift beside its control edits, kind by kind."""
+def shift_figure(
+    shift: PredictedShift, voxel: int, unit: str = "SD of predictions", below: PredictedShift | None = None
+) -> go.Figure:
+    """Draw one voxel's predicted shift beside its control edits, kind by kind; on the axis of the figure of `below` which it stands."""
     figure = go.Figure()
     kinds = list(dict.fromkeys(shift.control_names))
     for kind in kinds:
@@ -119,8 +122,13 @@ def shift_figure(shift: PredictedShift, voxel: int, unit: str = "SD of predictio
         )
     )
     figure.add_vline(x=0, line={"color": "#1b2430", "width": 1})
-    figure.update_layout(height=110 + 34 * (len(kinds) + 1), xaxis_title=f"predicted shift ({unit})", **plain_layout())
-    figure.update_yaxes(categoryorder="array", categoryarray=["this edit", *kinds][::-1], automargin=True)
+    known = np.concatenate([[0.0], *(np.append(one.controls[:, voxel], one.shift[voxel]) for one in (shift, below) if one is not None)])
+    room = 0.06 * max(float(np.ptp(known)), 0.1)
+    layout = plain_layout()
+    layout["margin"] |= {"l": LABELS}
+    figure.update_layout(height=110 + 34 * (len(kinds) + 1), xaxis_title=f"predicted shift ({unit})", **layout)
+    figure.update_xaxes(range=[float(known.min()) - room, float(known.max()) + room])
+    figure.update_yaxes(categoryorder="array", categoryarray=["this edit", *kinds][::-1], automargin=False)
     return figure
 
 

@@ -24,7 +24,7 @@ with right:
         counterfactual.before_and_after(trial)
         counterfactual.verdict(view, instrument, trial)
         second_opinion(view, instrument, trial, second)
-        this_or_its_kind(view, instrument, trial.edit)
+        this_or_its_kind(view, instrument, trial)
         exporting.export_edit(instrument, request, trial)
         pins.pin_edit(view, instrument, request, trial, second)
 if trial is not None:

@@ -33,6 +33,7 @@ from mine_core.ui.state import View, set_view
 WORDS_TRIED = 12
 DRIVER = "what drives the voxel"
 PAINTS_WELL = 0.95  # share of a painter's insertions that are recognised, from which on painting is offered first
+NO_BREAK = "\N{NO-BREAK SPACE}"
 HOW = {True: "Paint it by words", False: "Use a cut-out"}
 FILLED = {"patch-fill": "patches of the image", "smooth-fill": "colours around it"}
 NULL_FILL = "ring median"
@@ -256,7 +257,8 @@ def whole_cortex(view: View, instrument: Instrument, trial: Trial) -> None:
 
 def _in_short(edit: ImageEdit) -> str:
     place = edit.provenance.get("place")
-    return f"{edit.instruction} at {place['row']}, {place['col']}" if place else f"{edit.instruction.split()[0]}, {edit.editor}"
+    what = f"{edit.instruction} at {place['row']}, {place['col']}" if place else f"{edit.instruction.split()[0]}, {edit.editor}"
+    return f"{what}, seed {edit.seed}" if "pipeline" in edit.provenance else what
 
 
 def history(view: View, trial: Trial) -> None:
@@ -264,14 +266,12 @@ def history(view: View, trial: Trial) -> None:
     rows: list[dict] = st.session_state.setdefault("cf_history", [])
     shift, voxel = trial.shift, view.voxel
     row = {
-        "voxel": voxel,
-        "image": view.image,
+        "voxel, image": f"{voxel}, {view.image}",
         "edit": _in_short(trial.edit),
-        "seed": str(trial.edit.seed) if "pipeline" in trial.edit.provenance else "",
         "shift (SD)": f"{shift.shift[voxel]:+.2f}",
-        "rank": f"{int(shift.rank[voxel])} of {1 + len(shift.control_names)}",
+        "rank": f"{int(shift.rank[voxel])} of {1 + len(shift.control_names)}".replace(" ", NO_BREAK),
         "second (SD)": "" if trial.check is None else f"{trial.check.shift[voxel]:+.2f}",
-        "area": f"{100 * trial.edit.edit_mask.mean():.0f} %",
+        "area": f"{100 * trial.edit.edit_mask.mean():.0f}{NO_BREAK}%",
     }
     if row not in rows:
         rows.insert(0, row)

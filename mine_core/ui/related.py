@@ -9,15 +9,17 @@ from mine_core.errors import EditError
 from mine_core.figures import shift_figure
 from mine_core.instrument import Instrument
 from mine_core.instrument.related import Related, beside_related
+from mine_core.instrument.trials import Trial
 from mine_core.types import ImageEdit
 from mine_core.ui.state import View
 
 
-def this_or_its_kind(view: View, instrument: Instrument, edit: ImageEdit) -> None:
+def this_or_its_kind(view: View, instrument: Instrument, trial: Trial) -> None:
     """Show an insertion beside those of related things in its place, after everything that is known at once."""
     if view.edit != "insert":
         return
     st.markdown("**This thing, or its kind?**")
+    edit = trial.edit
     key = (str(instrument.config), instrument.model.provenance["key"], edit.edited.tobytes(), edit.original.tobytes())
     try:
         related = _related(instrument, key, edit)
@@ -25,7 +27,8 @@ def this_or_its_kind(view: View, instrument: Instrument, edit: ImageEdit) -> Non
         st.caption(str(refusal))
         return
     shown = replace(related.shift, control_names=related.words)
-    st.plotly_chart(shift_figure(shown, view.voxel), width="stretch", theme=None, key="cf_related", config={"displayModeBar": False})
+    figure = shift_figure(shown, view.voxel, below=trial.shift)
+    st.plotly_chart(figure, width="stretch", theme=None, key="cf_related", config={"displayModeBar": False})
     st.caption(sentence(related, view.voxel))
 
 

@@ -133,7 +133,7 @@ def test_foreseen_watched_and_finished(instrument, editor):
     assert f"### Predicted shift {trial.shift.shift[voxel]:+.2f} SD" in texts(app)
     assert editor.seeds == [0, 0], "once for the page, once for this test"
     [table] = app.table
-    assert table.value["seed"].tolist() == ["0"]
+    assert [edit.endswith(", seed 0") for edit in table.value["edit"]] == [True]
 
 
 def run_trial_again(instrument: Instrument, request: EditRequest, editor: Gated) -> trials.Trial:
@@ -185,7 +185,7 @@ def test_seeds_beside_each_other_paint_only_what_is_new_and_the_one_shown_is_pin
     assert (f"Mean of seeds {np.mean(verified):+.2f} SD" in said) if verified else (f"All {len(runs)} seeds failed" in said)
     app.button_group("cf_seed_3").set_value(2).run()
     assert f"### Predicted shift {shifts[2]:+.2f} SD" in texts(app)
-    assert app.table[0].value["seed"].tolist()[0] == "2"
+    assert app.table[0].value["edit"].tolist()[0].endswith(", seed 2")
     next(button for button in app.button if button.label == "Pin").click().run()
     assert not app.exception
     [pin] = resources.notebook().pins()
@@ -290,7 +290,7 @@ def test_a_removal_is_filled_at_once_or_painted_as_an_insertion_is(instrument, e
     assert first.shift.control_names.count("same size, elsewhere") == 2
     said = texts(app)
     assert f"### Predicted shift {first.shift.shift[to_remove]:+.2f} SD" in said and "Beyond the mean control" in said
-    assert app.table[0].value["edit"].tolist() == ["remove, phantom", "remove, smooth-fill", "remove, patch-fill"]
+    assert app.table[0].value["edit"].tolist() == ["remove, phantom, seed 0", "remove, smooth-fill", "remove, patch-fill"]
     next(button for button in app.button if button.label == "Pin").click().run()
     [pin] = resources.notebook().pins()
     assert (pin.settings["request"]["kind"], pin.settings["request"]["editor"]) == ("remove", "phantom")
