@@ -26,9 +26,10 @@ from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 
 INSERTED = 0.72  # of the denoiser's pictures; the rest are removals
+FACES = 0.4  # of its insertions at least: nothing else has as many attributes, nor such small ones
 WORDLESS = 0.1  # of its prompts, so that it can be guided
 OUTSIDE = 0.05  # weight of cells that are not to be repainted: they teach, but nobody sees them
-CRITIC_WEIGHT = 0.2  # of what the critic says of the expected picture, relative to the squared error
+CRITIC_WEIGHT = 0.6  # of what the critic says of the expected picture, relative to the squared error
 LARGE_FROM = 0.7  # share of the stage after which windows have their final size: small ones teach what is what, cheaply
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ class Pool:
     def inserted(self) -> Int[np.ndarray, " insertion"]:
         """Rows of insertions."""
         return np.flatnonzero([item is not None for item in self.items])
+
+    @property
+    def faces(self) -> Int[np.ndarray, " face"]:
+        """Rows of insertions that have an expression."""
+        return np.flatnonzero([item is not None and "expression" in dict(item.attributes) for item in self.items])
 
     @property
     def removed(self) -> Int[np.ndarray, " removal"]:
@@ -103,9 +109,9 @@ class DenoiserBatches(StepLosses):
         self.pools, self.critic = pools, critic
         self.scheduler: Any = build_scheduler()
         self.tokenizer = build_tokenizer(shape)
-        self.rows = [(pool.inserted, pool.removed) for pool in pools]
-        if not all(len(rows) for both in self.rows for rows in both):
-            raise EditError("A pool holds no insertion or no removal; make a larger one.")
+        self.rows = [(pool.inserted, pool.removed, pool.faces) for pool in pools]
+        if not all(len(rows) for kinds in self.rows for rows in kinds):
+            raise EditError("A pool holds no insertion, no removal or no face; make a larger one.")
 
     def loss_at(self, step: int) -> Callable[[nn.ModuleDict], Tensor]:
         """The loss of one step's edits, times and noise."""
@@ -115,7 +121,7 @@ class DenoiserBatches(StepLosses):
         rng = np.random.default_rng([recipe.seed, step])
         generator = recipe.generator(step)
         n = recipe.batch_size
-        kinds = (rng.random(n) >= INSERTED).astype(int)
+        kinds = np.where(rng.random(n) >= INSERTED, 1, np.where(rng.random(n) < FACES, 2, 0))
         chosen = torch.from_numpy(np.array([rng.choice(rows[kind]) for kind in kinds]))
         prompts = ["" if rng.random() < WORDLESS else prompt_of(pool.items[row], rng) for row in chosen]
         # one time out of each n-th of the range: less noise in the gradient

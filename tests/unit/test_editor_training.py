@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mine_core.counterfactual import train_phantom
+from mine_core.counterfactual import train_denoiser, train_phantom
 from mine_core.counterfactual.phantom_editor import EditorShape, build_denoiser, build_tokenizer, read_description, weights_hash
 from mine_core.counterfactual.train_autoencoder import FIRST_SEED, autoencoder_loss, train_autoencoder, trained_autoencoder
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
@@ -249,6 +249,20 @@ def test_steps_of_the_denoiser_are_a_function_of_their_number(tmp_path) -> None:
     assert 0.04 < wordless < 0.2
 
 
+def test_faces_are_drawn_more_often_than_they_are(tmp_path) -> None:
+    """Of 2,400 draws: removals at their share, faces at theirs and at what chance adds."""
+    made(tmp_path)
+    pool = pool_of(tmp_path, 16, 60)
+    run = denoiser_run(Recipe("denoiser", steps=100, batch_size=24, precision="fp32"), tiny(), CPU, tmp_path / "none")
+    batches = DenoiserBatches([pool], tiny(), run)
+    drawn = np.concatenate([batches.loss_at(step).keywords["rows"].numpy() for step in range(100)])
+    faces = [item is not None and "expression" in dict(item.attributes) for item in pool.items]
+    natural = np.mean([face for face, item in zip(faces, pool.items, strict=True) if item is not None])
+    inserted = np.isin(drawn, pool.inserted)
+    assert 0 < natural < 0.5 and abs(inserted.mean() - train_denoiser.INSERTED) < 0.04
+    assert abs(np.take(faces, drawn[inserted]).mean() - (train_denoiser.FACES + (1 - train_denoiser.FACES) * natural)) < 0.05
+
+
 def test_large_windows_come_last(tmp_path) -> None:
     made(tmp_path)
     pools = [pool_of(tmp_path, size, 30) for size in (16, 32)]
@@ -294,6 +308,6 @@ def test_refusals(tmp_path) -> None:
     run = Run(RECIPE, nn.ModuleDict({"part": nn.Linear(2, 2)}), CPU)
     with pytest.raises(EditError, match="step 0 of stage autoencoder"):
         run.step(lambda parts: parts["part"].weight.sum() * float("nan"))
-    with pytest.raises(EditError, match="no insertion or no removal"):
+    with pytest.raises(EditError, match="no insertion, no removal or no face"):
         none = torch.zeros(2, 4, 4, 4)
         DenoiserBatches([Pool(none, none, none[:, 0] > 0, none[:, 0].byte(), (None, None))], tiny(), run)
