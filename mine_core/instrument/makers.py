@@ -22,7 +22,7 @@ from mine_core.encoding.noise_ceiling import ceiling_for_test
 from mine_core.encoding.ridge import fit_ridge
 from mine_core.encoding.scoring import score
 from mine_core.errors import BackboneError, Cancelled
-from mine_core.features import extract_features, load_features, mean_patch
+from mine_core.features import load_features, mean_patch
 from mine_core.instrument.persist import load_encoding, save_encoding
 from mine_core.instrument.stages import FitOn
 from mine_core.instrument.subjects import subject_of
@@ -84,16 +84,6 @@ def phantom(config: InstrumentConfig) -> Any:
             on_progress=work.on_progress,
             cancelled=work.cancelled,
         )
-
-    return make
-
-
-def features(config: InstrumentConfig) -> Any:
-    """Embed every stimulus and keep the additive parts."""
-
-    def make(work: Work) -> None:
-        stimuli = subject_of(work.made["subject"]).stimuli
-        extract_features(stimuli, load_backbone(config.backbone), work.directory, work.on_progress, work.cancelled)
 
     return make
 
