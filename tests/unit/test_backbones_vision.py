@@ -226,7 +226,8 @@ def test_a_model_that_does_not_fit_into_memory_is_refused(hub, monkeypatch, tmp_
 def test_the_code_that_embeds_is_named():
     assert adapter_code("dinov2-base") == ("backbones/token_adapters.py", "backbones/vision_adapter.py")
     assert adapter_code("llava-1.5-7b-hf") == ("backbones/token_adapters.py", "backbones/llava_adapter.py")
-    assert adapter_code("phantom") == adapter_code("ViT-B-16") == ("backbones/decomposition.py", "backbones/open_clip_adapter.py")
+    own = ("backbones/decomposition.py", "backbones/held.py", "backbones/open_clip_adapter.py")
+    assert adapter_code("phantom") == own and adapter_code("ViT-B-16") == ("backbones/attention_pooling.py", *own)
 
 
 @pytest.mark.parametrize(
