@@ -93,9 +93,9 @@ def heat_gradient() -> str:
 
 
 def shift_figure(
-    shift: PredictedShift, voxel: int, unit: str = "SD of predictions", below: PredictedShift | None = None
+    shift: PredictedShift, voxel: int, unit: str = "SD of predictions", above: PredictedShift | None = None
 ) -> go.Figure:
-    """Draw one voxel's predicted shift beside its control edits, kind by kind; on the axis of the figure of `below` which it stands."""
+    """Draw one voxel's predicted shift beside its control edits, kind by kind; on the axis that the figure of `above` has."""
     figure = go.Figure()
     kinds = list(dict.fromkeys(shift.control_names))
     for kind in kinds:
@@ -122,7 +122,7 @@ def shift_figure(
         )
     )
     figure.add_vline(x=0, line={"color": "#1b2430", "width": 1})
-    known = np.concatenate([[0.0], *(np.append(one.controls[:, voxel], one.shift[voxel]) for one in (shift, below) if one is not None)])
+    known = np.concatenate([[0.0], *(np.append(one.controls[:, voxel], one.shift[voxel]) for one in (shift, above) if one is not None)])
     room = 0.06 * max(float(np.ptp(known)), 0.1)
     layout = plain_layout()
     layout["margin"] |= {"l": LABELS}

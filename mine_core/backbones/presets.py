@@ -21,11 +21,11 @@ OWN_KEYS = {
     "open_clip": ("architecture", "pretrained", "repository", "files"),
     "transformers": ("architecture", "repository", "layer"),
 }
-OPEN_CLIP = ("backbones/attention_pooling.py", "backbones/decomposition.py", "backbones/held.py", "backbones/open_clip_adapter.py")
+OPEN_CLIP = ("backbones/decomposition.py", "backbones/held.py", "backbones/open_clip_adapter.py")
 # What embeds images: a change to it makes features anew.
 ADAPTERS = {
-    "assets": ("backbones/decomposition.py", "backbones/held.py", "backbones/open_clip_adapter.py"),
-    "open_clip": OPEN_CLIP,
+    "assets": OPEN_CLIP,
+    "open_clip": ("backbones/attention_pooling.py", *OPEN_CLIP),
     "llava": ("backbones/token_adapters.py", "backbones/llava_adapter.py"),
     "dinov2": ("backbones/token_adapters.py", "backbones/vision_adapter.py"),
 }
@@ -262,7 +262,7 @@ def _require_memory(preset: Preset, device: str) -> None:
 
     on_gpu = torch.device(device).type == "cuda"
     needed = memory_needed_gb(preset, on_gpu)
-    have = torch.cuda.mem_get_info(torch.device(device))[0] / 1e9 if on_gpu else _memory_gb()
+    have = torch.cuda.mem_get_info(torch.device(device))[0] / 1e9 if on_gpu else machine_memory_gb()
     if needed > USABLE * have:
         where = f"{have:.0f} GB are free on its GPU" if on_gpu else f"it has {have:.0f} GB and no GPU that is used"
         raise BackboneError(
@@ -276,7 +276,8 @@ def memory_needed_gb(preset: Preset, on_gpu: bool) -> float:
     return preset.size_mb * (2 if preset.architecture == "llava" and not on_gpu else 1) / 1000
 
 
-def _memory_gb() -> float:
+def machine_memory_gb() -> float:
+    """Memory of this machine's processor, all of it."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
 

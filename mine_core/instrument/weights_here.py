@@ -1,12 +1,11 @@
 """Backbones, editors and captioners whose weights are on this machine, their size, and where they would run."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mine_core.backbones.presets import USABLE, Preset, backbone_available, load_presets, memory_needed_gb
+from mine_core.backbones.presets import USABLE, backbone_available, load_presets, machine_memory_gb, memory_needed_gb
 from mine_core.counterfactual.editor_presets import (
     EDITOR_WEIGHTS,
     EditorPreset,
@@ -34,14 +33,16 @@ def room_here() -> Room:
     import torch
 
     gpu = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else None
-    return Room(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, gpu)
+    return Room(machine_memory_gb(), gpu)
 
 
 def backbones_here(room: Room) -> dict[str, str]:
     """State of every backbone of assets/models.toml: whether it is here, its size, and where it runs or would run."""
     states = {}
     for name, preset in load_presets().items():
-        available, place = backbone_available(name), _backbone_place(preset, room)
+        available, needed = backbone_available(name), memory_needed_gb(preset, on_gpu=False)
+        place = _runs(memory_needed_gb(preset, on_gpu=True), needed, room)
+        place += f", it takes {needed:.0f}" if place.startswith("too large") else ""
         if available.ready:
             states[name] = f"ready, {preset.size_mb} MB; {place}"
         else:
@@ -73,23 +74,17 @@ def captioners_here(room: Room) -> dict[str, str]:
         if kind is None:
             continue
         gb = size / 1e9
-        if room.gpu_gb is not None and gb <= USABLE * room.gpu_gb:
-            place = "runs on the GPU"
-        elif gb <= USABLE * room.processor_gb:
-            place = "runs on the processor"
-        else:
-            place = f"too large for {room.processor_gb:.0f} GB of memory"
-        found[name] = f"{kind}, {gb:.2f} GB; {place}"
+        found[name] = f"{kind}, {gb:.2f} GB; {_runs(gb, gb, room)}"
     return found
 
 
-def _backbone_place(preset: Preset, room: Room) -> str:
-    if room.gpu_gb is not None and memory_needed_gb(preset, on_gpu=True) <= USABLE * room.gpu_gb:
+def _runs(on_gpu: float, on_processor: float, room: Room) -> str:
+    """Where a model runs that takes so many GB in either place."""
+    if room.gpu_gb is not None and on_gpu <= USABLE * room.gpu_gb:
         return "runs on the GPU"
-    needed = memory_needed_gb(preset, on_gpu=False)
-    if needed > USABLE * room.processor_gb:
-        return f"too large for {room.processor_gb:.0f} GB of memory, it takes {needed:.0f}"
-    return "runs on the processor"
+    if on_processor <= USABLE * room.processor_gb:
+        return "runs on the processor"
+    return f"too large for {room.processor_gb:.0f} GB of memory"
 
 
 def _place(preset: EditorPreset, room: Room) -> str:

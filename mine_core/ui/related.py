@@ -27,7 +27,7 @@ def this_or_its_kind(view: View, instrument: Instrument, trial: Trial) -> None:
         st.caption(str(refusal))
         return
     shown = replace(related.shift, control_names=related.words)
-    figure = shift_figure(shown, view.voxel, below=trial.shift)
+    figure = shift_figure(shown, view.voxel, above=trial.shift)
     st.plotly_chart(figure, width="stretch", theme=None, key="cf_related", config={"displayModeBar": False})
     st.caption(sentence(related, view.voxel))
 

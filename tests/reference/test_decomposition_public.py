@@ -5,26 +5,9 @@ import pytest
 import torch
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
-from torch import nn
+from randomised import randomise
 
 from mine_core.backbones.decomposition import decompose
-
-NORMS = ("ln_1.weight", "ln_2.weight", "ln_pre.weight", "ln_post.weight", "ln_q.weight", "ln_k.weight", "gamma")
-NORMS += ("norm.weight", "norm1.weight", "norm2.weight")
-
-
-def randomise(module: nn.Module, seed: int) -> nn.Module:
-    """Give every parameter, norms and biases included, a random value of a size that keeps activations near 1."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-        if name.endswith(NORMS):
-            parameter.data = 1 + 0.5 * noise
-        elif parameter.ndim == 1:
-            parameter.data = 0.5 * noise
-        else:
-            parameter.data = noise * parameter[0].numel() ** -0.5
-    return module
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16", "ViT-L-14", "coca_ViT-L-14"])

@@ -11,10 +11,11 @@ from open_clip.coca_model import CoCa
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from PIL import Image
+from randomised import randomise
 from safetensors.torch import save_file
 from test_backbones import MEAN, SD, WORDS, written_by_hand
 from test_decomposition import identity_error, some_pixels
-from tiny_siglip import NAME, WIDTH, add_configuration, randomise, save_tokenizer, tiny_tower
+from tiny_siglip import NAME, WIDTH, add_configuration, save_tokenizer, tiny_tower
 from torch import nn
 from torch.nn import functional
 

@@ -218,7 +218,7 @@ def test_a_model_that_does_not_fit_into_memory_is_refused(hub, monkeypatch, tmp_
     put_in_cache(hub, "made/reader", tiny_llava_model(), clip_processor(), tiny_tokenizer())
     table = (tmp_path / "models.toml").read_text()
     (tmp_path / "models.toml").write_text(table.replace("size_mb = 1\n", "size_mb = 14127\n"))
-    monkeypatch.setattr(presets, "_memory_gb", lambda: 16.0)
+    monkeypatch.setattr(presets, "machine_memory_gb", lambda: 16.0)
     with pytest.raises(BackboneError, match="'reader' needs 28 GB of memory .* it has 16 GB .* a GPU with 16 GB"):
         load_backbone("reader", device="cpu")
 

@@ -6,24 +6,11 @@ import open_clip
 import pytest
 import torch
 from open_clip.transformer import VisionTransformer
+from randomised import randomise
 from torch import nn
 
 from mine_core.backbones.decomposition import decompose, require_additive
 from mine_core.errors import BackboneError
-
-
-def randomise(module: nn.Module, seed: int) -> nn.Module:
-    """Give every parameter, norms and biases included, a random value of a size that keeps activations near 1."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-        if name.endswith(("ln_1.weight", "ln_2.weight", "ln_pre.weight", "ln_post.weight", "gamma")):
-            parameter.data = 1 + 0.5 * noise
-        elif parameter.ndim == 1:
-            parameter.data = 0.5 * noise
-        else:
-            parameter.data = noise * parameter[0].numel() ** -0.5
-    return module
 
 
 def tower(seed: int = 0, **changes: object) -> VisionTransformer:

@@ -120,10 +120,10 @@ def test_a_shift_is_drawn_with_one_point_per_control_in_the_row_of_its_kind(shif
 def test_a_shift_stands_on_the_axis_of_the_one_above_it(shift: PredictedShift) -> None:
     """Every point of both is inside, and the zero; where the lower one reaches no further, the axes are the same."""
     narrow = replace(shift, controls=shift.controls[:3] * 0.1, control_names=("a", "b", "c"), shift=shift.shift * 0.5)
-    above, under, alone = shift_figure(shift, 1), shift_figure(narrow, 1, below=shift), shift_figure(narrow, 1)
-    assert under.layout.xaxis.range == above.layout.xaxis.range != alone.layout.xaxis.range
-    assert under.layout.margin.l == above.layout.margin.l
-    for figure, shown in ((above, shift), (alone, narrow)):
+    upper, under, alone = shift_figure(shift, 1), shift_figure(narrow, 1, above=shift), shift_figure(narrow, 1)
+    assert under.layout.xaxis.range == upper.layout.xaxis.range != alone.layout.xaxis.range
+    assert under.layout.margin.l == upper.layout.margin.l
+    for figure, shown in ((upper, shift), (alone, narrow)):
         low, high = figure.layout.xaxis.range
         points = [0.0, *shown.controls[:, 1], shown.shift[1]]
         assert low < min(points) and max(points) < high

@@ -4,17 +4,14 @@ import json
 from pathlib import Path
 
 import open_clip
-import torch
 from open_clip.timm_model import TimmModel
+from randomised import randomise
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
 from transformers import T5Tokenizer
 
 NAME, WIDTH, SIDE, PATCH = "tiny-SigLIP", 32, 24, 6
 WORDS = ("a", "dog", "cat", "red", "house")
-NORMS = ("ln_1.weight", "ln_2.weight", "ln_pre.weight", "ln_post.weight", "ln_q.weight", "ln_k.weight", "gamma", "ln_final.weight")
-TIMM_NORMS = ("norm1.weight", "norm2.weight", "norm.weight")
 
 
 @register_model
@@ -22,20 +19,6 @@ def vit_tiny_siglip_for_tests(pretrained: bool = False, **changes: object) -> Vi
     settings: dict = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": 2, "num_heads": 4}
     ours = {name: value for name, value in changes.items() if name not in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")}
     return VisionTransformer(**settings | {"class_token": False, "global_pool": "map"} | ours)
-
-
-def randomise(module: nn.Module, seed: int) -> nn.Module:
-    """Give every parameter, norms and biases included, a random value of a size that keeps activations near 1."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-        if name.endswith((*NORMS, *TIMM_NORMS)):
-            parameter.data = 1 + 0.5 * noise
-        elif parameter.ndim < 2:
-            parameter.data = 0.5 * noise
-        else:
-            parameter.data = noise * parameter[0].numel() ** -0.5
-    return module.eval()
 
 
 def tiny_tower(seed: int = 0, **changes: object) -> TimmModel:
