@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from mine_core.ui import resources
 from mine_core.ui.frame import PAGES, header
 
 st.set_page_config(page_title="MINE", layout="wide", initial_sidebar_state="collapsed")
@@ -9,4 +10,5 @@ page = st.navigation(
     [st.Page(path, title=title, url_path=url, default=(url == "explore")) for url, title, path in PAGES], position="top"
 )
 header()
-page.run()
+with resources.foreground().waited_for():
+    page.run()

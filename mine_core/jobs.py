@@ -5,12 +5,11 @@ job that is running instead of starting another.
 """
 
 import logging
-import os
 import queue
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +23,9 @@ ACTIVE: tuple[JobState, ...] = ("waiting", "running")
 # Reports within so many seconds of the first tell what was stored before, not what is being done.
 STORED_BEFORE = 1.0
 WORTH_A_GUESS = 0.05
-NICENESS = 10  # of a thread that yields: about a tenth of the processor while others want it
+# Seconds that work stands back at a time: a page that never ends, or one that waits for that very work, does not stop it for good.
+LONGEST_STAND = 5.0
+LOOK_AGAIN = 0.05
 
 
 @dataclass
@@ -93,14 +94,44 @@ class Job:
             self._base = here
 
 
-class Worker:
-    """One thread that does jobs in the order they came; with `yielding`, only with what other work leaves of the processor.
+class Foreground:
+    """Counts what users are waiting for, so that work nobody waits for can stand back between its steps.
 
-    Yielding is the system's niceness of this one thread and of those it starts: where a system knows none, the thread is like others.
+    Standing back is better than a lower priority of the worker's thread: threads share the interpreter and the locks of modules and
+    of models, and a page that waits for what a slow thread holds is as slow as that thread.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, yielding: bool = False) -> None:
-        self._clock, self._yielding = clock, yielding
+    def __init__(self) -> None:
+        self._waited, self._lock = 0, threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """How many users wait."""
+        return self._waited
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Have other work stand back while this block runs."""
+        with self._lock:
+            self._waited += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waited -= 1
+
+    def stand_back(self, stopped: IsCancelled) -> None:
+        """Return when no user waits, the work is to stop, or five seconds have passed."""
+        until = time.monotonic() + LONGEST_STAND
+        while self._waited and not stopped() and time.monotonic() < until:
+            time.sleep(LOOK_AGAIN)
+
+
+class Worker:
+    """One thread that does jobs in the order they came; given a `foreground`, it stands back for that at each report of progress."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, foreground: Foreground | None = None) -> None:
+        self._clock, self._foreground = clock, foreground
         self._queue: queue.SimpleQueue[tuple[Job, Work]] = queue.SimpleQueue()
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
@@ -135,8 +166,6 @@ class Worker:
             return list(self._jobs.values())
 
     def _serve(self) -> None:
-        if self._yielding and sys.platform == "linux":  # elsewhere niceness is of whole processes
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
             self._run(*self._queue.get())
 
@@ -146,7 +175,7 @@ class Worker:
             return
         job.state = "running"
         try:
-            job.outcome = work(job.report, job.stop.is_set)
+            job.outcome = work(self._reporting(job), job.stop.is_set)
             job.state = "done"
         except Cancelled:
             job.state = "cancelled"
@@ -155,3 +184,14 @@ class Worker:
         except BaseException as error:
             logger.exception("%s failed", job.title)
             job.error, job.state = error, "failed"
+
+    def _reporting(self, job: Job) -> OnProgress:
+        foreground = self._foreground
+        if foreground is None:
+            return job.report
+
+        def report(done: int, total: int, message: str) -> None:
+            job.report(done, total, message)
+            foreground.stand_back(job.stop.is_set)
+
+        return report

@@ -11,7 +11,7 @@ from mine_core.instrument.attributions import Prepared, PreparedName, build_prep
 from mine_core.instrument.build import build_instrument
 from mine_core.instrument.own_words import is_scored, kept_words, with_own_words
 from mine_core.instrument.stages import stages_of
-from mine_core.jobs import Job, Worker
+from mine_core.jobs import Foreground, Job, Worker
 from mine_core.notebook import Notebook
 
 # stored numbers times patches of an image: traced in about ten minutes on two cores
@@ -101,9 +101,15 @@ def _keys(config: InstrumentConfig) -> tuple[str, ...]:
 
 
 @st.cache_resource
+def foreground() -> Foreground:
+    """Return the count of pages that are being made for somebody."""
+    return Foreground()
+
+
+@st.cache_resource
 def preparer() -> Worker:
-    """Return the thread that prepares what makes pages better but is not waited for, so that it delays no click and no edit."""
-    return Worker(yielding=True)
+    """Return the thread that prepares what makes pages better but is not waited for: it stands back while a page is being made."""
+    return Worker(foreground=foreground())
 
 
 @st.cache_resource(max_entries=6)

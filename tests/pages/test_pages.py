@@ -9,9 +9,10 @@ from streamlit.testing.v1 import AppTest
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import PROJECT, InstrumentConfig, cache_directory
+from mine_core.errors import SubjectError
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.trials import EditRequest, run_trial
-from mine_core.jobs import Job, Worker
+from mine_core.jobs import Foreground, Job, Worker
 from mine_core.ui import counterfactual, resources, validation
 
 PAGES = (
@@ -50,6 +51,23 @@ def ended(job: Job) -> None:
 def texts(app: AppTest) -> str:
     shown = [*app.markdown, *app.caption, *app.info, *app.warning, *app.error, *app.subheader, *app.title]
     return "\n".join(element.value for element in shown)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_page_that_is_being_made_is_waited_for_and_then_no_more(stops, instrument, monkeypatch):
+    foreground, counts, said = Foreground(), [], resources.built
+
+    def built(config):
+        counts.append(foreground.waiting)
+        if stops:
+            raise SubjectError("no such subject")
+        return said(config)
+
+    monkeypatch.setattr(resources, "foreground", lambda: foreground)
+    monkeypatch.setattr(resources, "built", built)
+    app = opened(PAGES[0])
+    assert bool(app.error) == stops and set(counts) == {1}
+    assert foreground.waiting == 0
 
 
 @pytest.mark.parametrize("page", PAGES)

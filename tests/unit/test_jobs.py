@@ -1,13 +1,13 @@
-import os
 import subprocess
 import sys
 import threading
 
 import pytest
 
+from mine_core import jobs
 from mine_core.config import PROJECT
 from mine_core.errors import Cancelled, MineError
-from mine_core.jobs import NICENESS, Job, Worker
+from mine_core.jobs import Foreground, Job, Worker
 
 
 def wait(job, event=None):
@@ -157,11 +157,63 @@ def test_a_program_ends_without_waiting_for_work_that_is_under_way():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=PROJECT)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="niceness is of a thread on Linux alone")
-def test_a_yielding_worker_is_nicer_than_the_program_and_leaves_it_as_it_is():
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    found = []
-    for worker in (Worker(yielding=True), Worker()):
-        wait(worker.submit("k", "title", lambda *_: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))))
-    assert found == [min(19, max(before, NICENESS)), before]
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+def test_work_nobody_waits_for_stands_back_between_its_steps_while_somebody_waits(monkeypatch):
+    monkeypatch.setattr(jobs, "LONGEST_STAND", 3600.0)
+    foreground, went_on = Foreground(), threading.Event()
+    worker = Worker(foreground=foreground)
+
+    def work(on_progress, cancelled):
+        on_progress(1, 2, "one of two")
+        went_on.set()
+        return "answer"
+
+    with foreground.waited_for(), foreground.waited_for():
+        job = worker.submit("k", "title", work)
+        assert not went_on.wait(0.5)
+        assert (job.state, job.done) == ("running", 1)
+    wait(job)
+    assert went_on.is_set() and job.outcome == "answer"
+
+
+def test_a_worker_without_a_foreground_stands_back_for_nobody(monkeypatch):
+    monkeypatch.setattr(jobs, "LONGEST_STAND", 3600.0)
+    with Foreground().waited_for():
+        job = Worker().submit("k", "title", lambda on_progress, _: on_progress(1, 1, "all"))
+        wait(job)
+    assert job.state == "done"
+
+
+def test_what_never_ends_holds_work_up_but_does_not_stop_it(monkeypatch):
+    monkeypatch.setattr(jobs, "LONGEST_STAND", 0.01)
+    foreground = Foreground()
+    with foreground.waited_for():
+        job = Worker(foreground=foreground).submit("k", "title", lambda on_progress, _: on_progress(1, 1, "all"))
+        wait(job)
+    assert job.state == "done"
+
+
+def test_work_that_stands_back_can_be_stopped(monkeypatch):
+    monkeypatch.setattr(jobs, "LONGEST_STAND", 3600.0)
+    foreground, reached = Foreground(), threading.Event()
+
+    def work(on_progress, cancelled):
+        reached.set()
+        for step in range(3):
+            on_progress(step, 3, "steps")
+
+    with foreground.waited_for():
+        job = Worker(foreground=foreground).submit("k", "title", work)
+        assert reached.wait(10)
+        job.cancel()
+        wait(job)
+    assert job.state == "cancelled"
+
+
+def test_nobody_waits_any_more_when_what_was_waited_for_failed(monkeypatch):
+    monkeypatch.setattr(jobs, "LONGEST_STAND", 3600.0)
+    foreground = Foreground()
+    with pytest.raises(ZeroDivisionError), foreground.waited_for():
+        raise ZeroDivisionError
+    job = Worker(foreground=foreground).submit("k", "title", lambda on_progress, _: on_progress(1, 1, "all"))
+    wait(job)
+    assert job.state == "done"
