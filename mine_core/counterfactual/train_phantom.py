@@ -5,7 +5,8 @@
 Stages, each resumed where it was cut off: the autoencoder; a critic of pictures; the autoencoder again, with what that critic sees,
 and its decoder alone; pools of edits as latents, made once; a critic of latents; and the denoiser with its text encoder on those
 pools. Checkpoints (safetensors, one atomic file a stage with weights, average, optimiser and settings) go to
-cache/training/phantom-editor. `--export` writes the averaged weights to assets/editors/phantom.
+cache/training/phantom-editor. `--export` writes the averaged weights to assets/editors/phantom; `--take-up` makes checkpoints of what
+lies there, to go on from on a machine that has none.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from mine_core.counterfactual.phantom_editor import (
     build_text_encoder,
     save_editor,
 )
+from mine_core.counterfactual.train_again import take_up, trained_before
 from mine_core.counterfactual.train_autoencoder import batches, trained_autoencoder
 from mine_core.counterfactual.train_critic import Critic, CriticBatches
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
@@ -133,7 +135,7 @@ def finished_autoencoder(root: Path) -> Part:
 
 
 def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """Write the averaged weights of both stages to `assets`/phantom, with how they came about."""
+    """Write the averaged weights of both stages to `assets`/phantom, with how they came about, before they were taken up too."""
     autoencoder = finished_autoencoder(root)
     shape = EditorShape.from_dict(read_state(root / "denoiser")["shape"])
     tensors = under(load_file(root / "denoiser" / CHECKPOINT), "average")
@@ -141,11 +143,15 @@ def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any
     denoiser.load_state_dict(under(tensors, "denoiser"))
     text_encoder.load_state_dict(under(tensors, "text_encoder"))
     seeds = {"autoencoder": train_autoencoder.FIRST_SEED, "pool": POOL_SEED, "crops": CROP_SEED}
-    training: dict[str, Any] = {"notes": list(notes), "first_seed": seeds, "pool": {}}
-    for stage in (stage for stage in STAGES if (root / stage / CHECKPOINT).is_file()):
-        state = read_state(root / stage)
-        minutes = round(state["progress"]["seconds"] / 60, 1)
-        training[stage] = {"recipe": state["recipe"], "steps": state["progress"]["step"], "minutes": minutes}
+    before = trained_before(root)
+    training: dict[str, Any] = {"notes": [*before.get("notes", []), *notes], "first_seed": seeds, "pool": {}}
+    for stage in STAGES:
+        if (root / stage / CHECKPOINT).is_file():
+            state = read_state(root / stage)
+            minutes = round(state["progress"]["seconds"] / 60, 1)
+            training[stage] = {"recipe": state["recipe"], "steps": state["progress"]["step"], "minutes": minutes}
+        elif stage in before:
+            training[stage] = before[stage]
     for size in dict.fromkeys((shape.first_size, shape.size)):
         training["pool"][str(size)] = read_about(root / f"pool-{size}.safetensors")["n_edits"]
     assets.mkdir(parents=True, exist_ok=True)
@@ -175,6 +181,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save-minutes", type=float, default=3.0)
     parser.add_argument("--export", action="store_true", help="write the last checkpoints to assets and do not train")
+    parser.add_argument("--take-up", action="store_true", help="make checkpoints of the shipped weights and do not train")
     parser.add_argument("--note", action="append", default=[], help="with --export: a sentence for the model card")
     return parser
 
@@ -184,6 +191,9 @@ def main(arguments: list[str] | None = None) -> None:
     asked = _arguments().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     root = cache_directory() / "training" / "phantom-editor"
+    if asked.take_up:
+        take_up(ASSETS / NAME, root)
+        return
     if asked.export:
         export(root, ASSETS, asked.note)
         return

@@ -1,4 +1,4 @@
-"""A real server on a built cache, and Chromium to look at it with."""
+"""A real server on a built cache, and Chromium to look at it with; both end with these tests."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ from mine_core.instrument import Instrument, build_instrument
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def instrument() -> Instrument:
     return build_instrument(InstrumentConfig(), ArtifactStore(cache_directory()))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the server's notebook: never the user's own."""
     return tmp_path_factory.mktemp("notebook")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def address(instrument: Instrument, kept: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("MINE_NOTEBOOK", str(kept))
@@ -33,14 +33,14 @@ def address(instrument: Instrument, kept: Path) -> Iterator[str]:
             yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def screenshots() -> Path:
     shutil.rmtree(SCREENSHOTS, ignore_errors=True)
     SCREENSHOTS.mkdir()
     return SCREENSHOTS
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def window() -> Iterator:
     from playwright.sync_api import sync_playwright
 

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from test_main_job import LONG, settle, visit
 from unit.conftest import Small, small  # noqa: F401
 
+from browser.test_main_job import LONG, settle, visit
 from mine_core.experiments.start_speed import serving
 from mine_core.instrument.dictionary import build_dictionary, open_dictionary
 

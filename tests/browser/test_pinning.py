@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from browser.test_main_job import LONG, SIZES, face_voxel, settle, visit
 from playwright.sync_api import expect
 
+from browser.test_main_job import LONG, SIZES, face_voxel, settle, visit
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import cache_directory
 from mine_core.instrument.trials import EditRequest, run_trial

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
-from test_main_job import LONG, face_voxel, settle, shift_shown, visit
 
+from browser.test_main_job import LONG, face_voxel, settle, shift_shown, visit
 from mine_core.counterfactual.editor_presets import editor_available
 
 pytestmark = [

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from randomised import randomise
 from torch import nn
 
 from mine_core.counterfactual import train_denoiser, train_phantom
 from mine_core.counterfactual.phantom_editor import EditorShape, build_denoiser, build_tokenizer, read_description, weights_hash
+from mine_core.counterfactual.train_again import take_up
 from mine_core.counterfactual.train_autoencoder import FIRST_SEED, autoencoder_loss, train_autoencoder, trained_autoencoder
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
 from mine_core.counterfactual.train_pairs import TileBatches, crop_of, pairs_of, prompt_of, prompt_words
@@ -223,6 +225,36 @@ def test_denoiser_learns_a_pool_by_heart_and_its_export_loads(tmp_path, monkeypa
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(EditError, match="restore both"):
         read_description(folder)
+
+
+def test_a_training_goes_on_from_what_was_shipped(tmp_path) -> None:
+    made(tmp_path)
+    pool_of(tmp_path, 32, 40).save(tmp_path / "pool-32.safetensors", {"n_edits": 40})
+    shape = replace(tiny(), first_size=32)
+    recipe = Recipe("denoiser", steps=7, batch_size=4, precision="fp32")
+    run = denoiser_run(recipe, shape, CPU, tmp_path / "denoiser")
+    for index, part in enumerate((run.parts, run.average)):
+        randomise(part, 31 + index)
+    run.progress.step, run.progress.seconds = 7, 600.0
+    run.save(tmp_path / "denoiser", shape.to_dict())
+    first = export(tmp_path, tmp_path / "assets", ["taught by hand"])
+    first["training"]["critic-pictures"] = {"recipe": {}, "steps": 5, "minutes": 1.0}
+    described = tmp_path / "assets" / train_phantom.NAME / "editor.json"
+    described.write_text(json.dumps(first))
+
+    again = tmp_path / "again"
+    take_up(described.parent, again)
+    taken = denoiser_run(replace(recipe, steps=9), shape, CPU, again / "denoiser")
+    assert (taken.progress.step, taken.progress.seconds, taken.recipe.steps) == (7, 600.0, 9)
+    kept = {name: value.half().float() for name, value in run.average.state_dict().items() if value.is_floating_point()}
+    for part in (taken.parts, taken.average):
+        assert all(torch.equal(part.state_dict()[name], value) for name, value in kept.items())
+    (tmp_path / "pool-32.safetensors").rename(again / "pool-32.safetensors")
+    second = export(again, tmp_path / "second", ["and went on"])
+    assert second["sha256"] == first["sha256"], "what was taken up and not trained is what was shipped"
+    assert second["training"] == first["training"] | {"notes": ["taught by hand", "and went on"]}
+    with pytest.raises(EditError, match="holds checkpoints of autoencoder, denoiser"):
+        take_up(described.parent, again)
 
 
 def _noted(losses, seen):
