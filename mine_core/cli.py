@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(outcome: Any, indent: int = 0) -> None:
-    """Print a result as indented lines."""
+    """Print a result as indented lines; of a list of findings, the sentence that each is told in (--json has all of it)."""
     for name, value in outcome.items():
         if isinstance(value, Mapping):
             print(f"{'  ' * indent}{name}:")
@@ -55,6 +55,10 @@ def show(outcome: Any, indent: int = 0) -> None:
             print(f"{'  ' * indent}{name}:")
             for line in value:
                 print(f"{'  ' * (indent + 1)}{line}")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping) and "sentence" in value[0]:
+            print(f"{'  ' * indent}{name}:")
+            for finding in value:
+                print(f"{'  ' * (indent + 1)}{finding['sentence']}")
         else:
             print(f"{'  ' * indent}{name}: {f'{value:.4g}' if isinstance(value, float) else value}")
 

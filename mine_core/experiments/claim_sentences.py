@@ -105,7 +105,7 @@ def sentence(entry: Mapping[str, Any]) -> str:
 def _numbers(entry: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     low, high = found["interval"]
     return (
-        f"{entry['treated']} {found['mean_treated']:.2f}, {entry['reference']} {found['mean_reference']:.2f}, difference "
+        f"{entry['treated']} {found['mean_treated']:.2f}, {entry['reference']} {found['mean_reference']:.2f}, estimated difference "
         f"{found['estimate']:+.2f}, 95 % interval {low:+.2f} to {high:+.2f} {entry['unit']}; {found['n_voxels']} voxels, "
         f"{found['n_images']} images"
     )

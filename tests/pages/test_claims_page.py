@@ -144,7 +144,7 @@ def test_what_was_found_is_said_with_n_intervals_and_the_planted_truth(apart: Ar
     [removal] = [line for line in said if line.startswith("Removing what drives a voxel lowers its prediction more than")]
     rows = [row for voxel in VOXELS for row in made_up.edits(None, voxel, "") if row["verified"]]
     means = [np.mean([row["shift"] for row in rows if row["condition"] == name]) for name in ("edit", "controls")]
-    assert f"edit {means[0]:.2f}, controls {means[1]:.2f}, difference {means[0] - means[1]:+.2f}, 95 % interval" in removal
+    assert f"edit {means[0]:.2f}, controls {means[1]:.2f}, estimated difference {means[0] - means[1]:+.2f}, 95 % interval" in removal
     assert "; 5 voxels, 15 images)" in removal
     low, high = (float(end) for end in re.search(r"95 % interval (\S+) to (\S+) SD of predictions", removal).groups())
     assert MOVED - 0.3 < low <= round(means[0] - means[1], 2) <= high < MOVED + 0.3 and low < high

@@ -238,7 +238,8 @@ def test_doctor_says_what_is_here_and_is_not_stopped_by_what_is_missing(
 
 
 def test_results_are_shown_in_indented_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.show({"r": 0.123456, "n": 7, "inner": {"p": 1e-7}, "few": ["a", "b"], "many": list("abcd")})
+    told = [{"sentence": "It is so (+0.50).", "estimate": 0.5}, {"sentence": "Not shown: that.", "estimate": 0.0}]
+    cli.show({"r": 0.123456, "n": 7, "inner": {"p": 1e-7}, "few": ["a", "b"], "many": list("abcd"), "found": told})
     assert capsys.readouterr().out.splitlines() == [
         "r: 0.1235",
         "n: 7",
@@ -247,6 +248,9 @@ def test_results_are_shown_in_indented_lines(capsys: pytest.CaptureFixture[str])
         "few: ['a', 'b']",
         "many:",
         *(f"  {letter}" for letter in "abcd"),
+        "found:",
+        "  It is so (+0.50).",
+        "  Not shown: that.",
     ]
 
 
