@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mine_core.backbones.phantom_losses import ReadOuts, total_loss
 from mine_core.backbones.phantom_model import ASSETS, PhantomConfig, build_phantom_coca, normalise_pixels, save_phantom
+from mine_core.backbones.tracing import quick_dtype
 from mine_core.backbones.train_data import Batch, PhraseBank, SceneBatches, batches, vocabulary
 from mine_core.config import cache_directory
 from mine_core.errors import BackboneError
@@ -317,7 +318,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     torch.set_num_threads(asked.threads)
     seed = SEED[asked.name] if asked.seed is None else asked.seed
-    recipe = Recipe(asked.name, asked.scenes, asked.minutes, asked.batch, asked.rate, seed=seed)
+    precision = "bf16" if quick_dtype(asked.device) == torch.bfloat16 else "fp32"  # emulated, it is ten times as slow
+    recipe = Recipe(asked.name, asked.scenes, asked.minutes, asked.batch, asked.rate, seed=seed, precision=precision)
     config = PhantomConfig(asked.name, vocabulary(), SUPERVISION[asked.name], grid=asked.grid, heads=3)
     training = start_or_resume(recipe, config, torch.device(asked.device), directory)
     train(

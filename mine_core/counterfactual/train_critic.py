@@ -3,6 +3,9 @@
 A squared error hardly notices a mouth: it covers one latent cell of a face. Critics notice. The denoiser is asked to paint what the
 critic of latents takes for what was asked; the decoder, what the critic of pictures sees as it saw the rendered picture
 (Johnson et al. 2016, arXiv:1603.08155). Neither is the judge of the finished editor, which is read-outs of another network.
+
+A critic is for training alone. Leading the sampler by the gradient of one that reads noisy latents (Dhariwal and Nichol 2021,
+arXiv:2105.05233) convinces the critic and hardly the judge: latents change that no picture shows.
 """
 
 from collections.abc import Callable, Sequence

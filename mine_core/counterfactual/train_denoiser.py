@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mine_core.backbones.tracing import quick_dtype
 from mine_core.counterfactual.phantom_editor import EditorShape, Part, build_scheduler, build_tokenizer
 from mine_core.counterfactual.train_autoencoder import to_pixels
 from mine_core.counterfactual.train_critic import Critic, answers_loss, answers_told
@@ -83,7 +84,7 @@ def encode_pool(autoencoder: Part, shape: EditorShape, chunks: Iterator[Any], n_
         pixels = to_pixels(images)
         covered = pixels_of(inside[:, None], shape.cell)
         both = torch.cat([pixels, pixels * ~covered]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick_dtype("cpu") == torch.bfloat16):
             codes = autoencoder.encoder(both).float() * autoencoder.config.scaling_factor
         latents.append(codes[: len(pixels)].half())
         seen.append(codes[len(pixels) :].half())

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mine_core.artifacts import hash_file
+from mine_core.backbones.tracing import quick_dtype
 from mine_core.config import cache_directory
 from mine_core.counterfactual import train_autoencoder
 from mine_core.counterfactual.phantom_editor import (
@@ -203,8 +204,14 @@ def main(arguments: list[str] | None = None) -> None:
         _STAGES[stage](asked, root, torch.device(asked.device))
 
 
+def _recipe(asked: argparse.Namespace, stage: str, minutes: float, rate: float) -> Recipe:
+    """In bfloat16 where the device multiplies it in hardware: emulated, a step takes ten times as long."""
+    precision = "bf16" if quick_dtype(asked.device) == torch.bfloat16 else "fp32"
+    return Recipe(stage, asked.steps, minutes, asked.batch, rate, seed=asked.seed, precision=precision)
+
+
 def _train_autoencoder(asked: argparse.Namespace, root: Path, device: torch.device) -> None:
-    recipe = Recipe("autoencoder", asked.steps, asked.autoencoder_minutes, asked.batch, 2 * asked.rate, seed=asked.seed)
+    recipe = _recipe(asked, "autoencoder", asked.autoencoder_minutes, 2 * asked.rate)
     run, shape = autoencoder_run(recipe, EditorShape(prompt_words()), device, root / "autoencoder")
     train_autoencoder.train_autoencoder(run, shape, root / "autoencoder", workers=asked.workers, save_minutes=asked.save_minutes)
 
@@ -226,9 +233,7 @@ def _crops(asked: argparse.Namespace, root: Path) -> Crops:
 
 
 def _train_critic(asked: argparse.Namespace, root: Path, device: torch.device, stage: str) -> None:
-    run = critic_run(
-        Recipe(stage, asked.steps, asked.critic_minutes, asked.batch, 2 * asked.rate, seed=asked.seed), device, root / stage
-    )
+    run = critic_run(_recipe(asked, stage, asked.critic_minutes, 2 * asked.rate), device, root / stage)
     if stage == "critic-latents":
         pool = _pools(asked, root, device)[-1]
         losses = CriticBatches(lambda rows: pool.latents[rows].float(), pool.cells, pool.items, run, roughest=ROUGHEST[stage])
@@ -240,7 +245,7 @@ def _train_critic(asked: argparse.Namespace, root: Path, device: torch.device, s
 
 def _train_denoiser(asked: argparse.Namespace, root: Path, device: torch.device) -> None:
     pools, shape = _pools(asked, root, device), _shape(asked, root)
-    recipe = Recipe("denoiser", asked.steps, asked.minutes, asked.batch, asked.rate, seed=asked.seed)
+    recipe = _recipe(asked, "denoiser", asked.minutes, asked.rate)
     run = denoiser_run(recipe, shape, device, root / "denoiser")
     losses = DenoiserBatches(pools, shape, run, trained_critic(root, "critic-latents", device))
     run.train(losses, lambda done: done.save(root / "denoiser", shape.to_dict()), save_minutes=asked.save_minutes)
@@ -252,7 +257,7 @@ def _train_sharp(asked: argparse.Namespace, root: Path, device: torch.device, st
         raise EditError("This stage needs the critic of pictures; train --stage critic-pictures first.")
     shape = _shape(asked, root)
     minutes = asked.sharp_minutes if stage == "sharp" else asked.decoder_minutes
-    run = sharp_run(Recipe(stage, asked.steps, minutes, asked.batch, asked.rate, seed=asked.seed), device, root)
+    run = sharp_run(_recipe(asked, stage, minutes, asked.rate), device, root)
     losses = SharpBatches(_crops(asked, root), critic, run, faces=FACES if stage == "decoder" else None)
     run.train(losses, lambda done: done.save(root / stage, shape.to_dict()), save_minutes=asked.save_minutes)
 

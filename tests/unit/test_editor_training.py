@@ -227,6 +227,14 @@ def test_denoiser_learns_a_pool_by_heart_and_its_export_loads(tmp_path, monkeypa
         read_description(folder)
 
 
+@pytest.mark.parametrize(("dtype", "precision"), [(torch.bfloat16, "bf16"), (torch.float32, "fp32")])
+def test_a_stage_is_trained_in_bfloat16_where_the_device_multiplies_it(monkeypatch, dtype, precision) -> None:
+    monkeypatch.setattr(train_phantom, "quick_dtype", lambda _device: dtype)
+    asked = train_phantom._arguments().parse_args(["--batch", "5", "--seed", "3"])
+    recipe = train_phantom._recipe(asked, "denoiser", 2.0, 1e-3)
+    assert (recipe.precision, recipe.batch_size, recipe.seed, recipe.minutes) == (precision, 5, 3, 2.0)
+
+
 def test_a_training_goes_on_from_what_was_shipped(tmp_path) -> None:
     made(tmp_path)
     pool_of(tmp_path, 32, 40).save(tmp_path / "pool-32.safetensors", {"n_edits": 40})
