@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from mine_core.errors import ArtifactError
+from mine_core.errors import ArtifactError, Cancelled
+from mine_core.types import IsCancelled
 
 MANIFEST = "manifest.json"
 RECORDED_LIBRARIES = ("numpy", "torch", "open_clip_torch", "pycortex", "scikit-learn", "streamlit")
@@ -127,18 +128,25 @@ class ArtifactStore:
         path = self.path(recipe)
         return open_artifact(path) if (path / MANIFEST).is_file() else None
 
-    def build(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any] | None]) -> Artifact:
+    def build(
+        self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any] | None], cancelled: IsCancelled | None = None
+    ) -> Artifact:
         """Return the artifact, making it first if it is not there.
 
         `make(directory)` writes plain files into an empty directory and may return notes for the manifest. If it raises,
-        nothing remains. Only one process makes a key; others wait and find it.
+        nothing remains. Only one process makes a key; others wait and find it, or raise Cancelled if `cancelled()` becomes true
+        meanwhile.
         """
         found = self.find(recipe)
         if found is not None:
             return found
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{recipe.kind}-{recipe.key}.lock"):
+        try:
+            held = FileLock(locks / f"{recipe.kind}-{recipe.key}.lock").acquire(cancel_check=cancelled)
+        except Timeout as stop:
+            raise Cancelled(f"Stopped while another process makes what is wanted here ({recipe.kind}); that one goes on.") from stop
+        with held:
             found = self.find(recipe)
             if found is not None:
                 return found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mine_core.artifacts import ArtifactStore, write_text
+from mine_core.batches import Where
 from mine_core.cli_batch import add_batch_command
 from mine_core.cli_common import Bar, add, add_group, add_where, settings, where_of
 from mine_core.cli_export import add_export_command
@@ -68,10 +69,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m mine_core", description="MINE: what drives each voxel, and is it the cause?")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add(commands, "doctor", "what this machine has, what is missing, and what still works without it", run_doctor)
-    add(commands, "build", "make everything an instrument needs in the cache; goes on where it was stopped", run_build)
+    build = add(commands, "build", "make everything an instrument needs in the cache; goes on where it was stopped", run_build)
     fit = add(commands, "fit", "fit an encoding model of a subject and score it on held-out stimuli", run_fit)
     fit.add_argument("--encoder", choices=("ridge", "query_attention", "banded"), default="ridge", help="which (default: ridge)")
     fit.add_argument("--dictionary", action="store_true", help="sparse autoencoders of every layer, matched to voxels, as well")
+    for command in (build, fit):
+        add_where(command, workers=1)
     add_import(commands)
     add_words_commands(commands)
     add_batch_command(commands)
@@ -157,9 +160,12 @@ def run_doctor(options: argparse.Namespace, _bar: Bar) -> dict[str, Any]:
 def run_build(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Build an instrument and say what it is."""
     from mine_core.instrument.build import build_instrument, summary
+    from mine_core.instrument.spread import spread_features
 
-    instrument = build_instrument(settings(options), ArtifactStore(cache_directory()), on_progress=bar)
-    return summary(instrument)
+    config, store, where = settings(options), ArtifactStore(cache_directory()), where_of(options)
+    if where != Where():
+        spread_features(config, store, where, bar)
+    return summary(build_instrument(config, store, on_progress=bar))
 
 
 def run_fit(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:

@@ -44,10 +44,10 @@ def add(commands: Any, name: str, purpose: str, run: Any) -> argparse.ArgumentPa
     return command
 
 
-def add_where(command: argparse.ArgumentParser) -> None:
-    """Add the options that say where a batch runs."""
+def add_where(command: argparse.ArgumentParser, workers: int = 2) -> None:
+    """Add the options that say where a batch runs; `workers` are its default."""
     where = command.add_argument_group("where it runs", "the results are the same; killed at any moment, the same command goes on")
-    where.add_argument("--workers", type=int, default=2, help="processes beside each other on this machine (default: 2)")
+    where.add_argument("--workers", type=int, default=workers, help=f"processes beside each other on this machine (default: {workers})")
     where.add_argument("--dask", default="", metavar="ADDRESS", help="a Dask scheduler whose workers share this cache, tcp://host:8786")
     where.add_argument("--slurm", type=int, default=0, metavar="N", help="N jobs of a SLURM cluster that share this cache")
     options = "of each job, as dask_jobqueue.SLURMCluster takes them: queue, account, memory, walltime"

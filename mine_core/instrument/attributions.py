@@ -70,7 +70,7 @@ def build_averages(
             np.save(directory / "tokens.npy", found.tokens)
         return {"n_images": len(images), "tokens": found.tokens is not None}
 
-    made = store.build(_averages_recipe(instrument, store), make)
+    made = store.build(_averages_recipe(instrument, store), make, cancelled)
     return Averages(made.array("image"), made.array("tokens") if made.manifest["notes"]["tokens"] else None)
 
 
@@ -98,7 +98,7 @@ def build_prepared(
         raise BackboneError(f"Backbone '{instrument.config.backbone}' cannot be traced; the exact decomposition is shown instead.")
     else:
         make = partial(_trace_all, instrument, averages.tokens, on_progress, cancelled)
-    return Prepared(method, store.build(_prepared_recipe(instrument, store, method), make).array("parts"))
+    return Prepared(method, store.build(_prepared_recipe(instrument, store, method), make, cancelled).array("parts"))
 
 
 def find_prepared(instrument: Instrument, store: ArtifactStore, method: PreparedName) -> Prepared | None:

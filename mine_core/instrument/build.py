@@ -15,8 +15,8 @@ from mine_core.description.vocabulary import open_vocabulary
 from mine_core.features import Likeness, load_features
 from mine_core.instrument.instrument import Instrument, Lazy
 from mine_core.instrument.persist import load_encoding
-from mine_core.instrument.stages import Run, stages_of
-from mine_core.instrument.subjects import PHANTOM, custom_artifact, subject_of
+from mine_core.instrument.stages import Run, given_of, stages_of
+from mine_core.instrument.subjects import PHANTOM, subject_of
 from mine_core.types import IsCancelled, OnProgress
 
 
@@ -35,7 +35,7 @@ def build_instrument(
     Cancelled : if `cancelled()` became True; finished stages are kept.
     """
     run = Run(store, on_progress, cancelled)
-    return _open(config, run.make(stages_of(config, store), _given(config, store)))
+    return _open(config, run.make(stages_of(config, store), given_of(config, store)))
 
 
 def is_built(config: InstrumentConfig, store: ArtifactStore) -> bool:
@@ -46,10 +46,6 @@ def is_built(config: InstrumentConfig, store: ArtifactStore) -> bool:
 def open_instrument(config: InstrumentConfig, store: ArtifactStore) -> Instrument:
     """Open an instrument, building what is missing."""
     return build_instrument(config, store)
-
-
-def _given(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Artifact]:
-    return {} if config.subject == PHANTOM else {"subject": custom_artifact(config.subject, store)}
 
 
 def _open(config: InstrumentConfig, made: dict[str, Artifact]) -> Instrument:

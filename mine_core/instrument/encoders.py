@@ -18,8 +18,8 @@ from mine_core.features import load_features
 from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.persist import load_encoding, load_score
 from mine_core.instrument.second import second_backbone
-from mine_core.instrument.stages import SCORING_CODE, Run, Stage, encoding_stages
-from mine_core.instrument.subjects import PHANTOM, custom_artifact, subject_of
+from mine_core.instrument.stages import SCORING_CODE, Run, Stage, encoding_stages, given_of
+from mine_core.instrument.subjects import subject_of
 from mine_core.types import EncodingModel, EncodingScore, IsCancelled, OnProgress, Provenance
 
 EncoderKind = Literal["ridge", "query_attention", "banded"]
@@ -61,7 +61,7 @@ def fit_encoder(
         If `cancelled()` became True; finished stages and checkpoints are kept.
     """
     stages = encoder_stages(config, store, kind)
-    made = Run(store, on_progress, cancelled).make(stages, _given(config, store))
+    made = Run(store, on_progress, cancelled).make(stages, given_of(config, store))
     return _open(kind, made)
 
 
@@ -75,7 +75,7 @@ def fitted_encoders(config: InstrumentConfig, store: ArtifactStore) -> dict[Enco
         artifacts = {stage.name: store.find(stage.recipe) for stage in stages}
         present = {name: artifact for name, artifact in artifacts.items() if artifact is not None}
         if len(present) == len(stages):
-            found[kind] = _open(kind, _given(config, store) | present)
+            found[kind] = _open(kind, given_of(config, store) | present)
     return found
 
 
@@ -128,10 +128,6 @@ def _maker(kind: EncoderKind, config: InstrumentConfig, store: ArtifactStore, re
         return getattr(encoder_makers, kind)(config, scratch)(Work(directory, made, on_progress, cancelled))
 
     return make
-
-
-def _given(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Artifact]:
-    return {} if config.subject == PHANTOM else {"subject": custom_artifact(config.subject, store)}
 
 
 def _open(kind: EncoderKind, made: dict[str, Artifact]) -> FittedEncoder:

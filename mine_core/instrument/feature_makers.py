@@ -12,6 +12,8 @@ from mine_core.features import extract_features
 from mine_core.instrument.makers import Work
 from mine_core.instrument.subjects import subject_of
 
+BATCH = 32  # images that are embedded, and kept, at a time
+
 
 def kept_features(given: tuple[InstrumentConfig, Path]) -> Any:
     """Embed every stimulus and keep the additive parts; batches wait in the scratch folder until all are there."""
@@ -26,7 +28,7 @@ def kept_features(given: tuple[InstrumentConfig, Path]) -> Any:
             work.on_progress(done, total, f"{done:,} of {total:,} images{before}")
 
         try:
-            extract_features(stimuli, backbone, work.directory, tell, work.cancelled)
+            extract_features(stimuli, backbone, work.directory, tell, work.cancelled, batch_size=BATCH)
         except Cancelled as stop:
             raise Cancelled("Stopped while images were embedded; those that are done are kept, and the next run goes on.") from stop
         shutil.rmtree(scratch, ignore_errors=True)

@@ -17,7 +17,7 @@ from mine_core.config import InstrumentConfig
 from mine_core.cortex.s1 import s1_recipe
 from mine_core.description.vocabulary import VOCABULARIES
 from mine_core.errors import Cancelled
-from mine_core.instrument.subjects import custom_artifact
+from mine_core.instrument.subjects import PHANTOM, custom_artifact
 from mine_core.types import IsCancelled, OnProgress
 
 SCORING_CODE = (
@@ -91,6 +91,11 @@ def encoding_stages(config: InstrumentConfig, store: ArtifactStore, fit_on: FitO
     ]
 
 
+def given_of(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """What the stages begin with: nothing for the phantom, the imported subject for any other."""
+    return {} if config.subject == PHANTOM else {"subject": custom_artifact(config.subject, store)}
+
+
 def _phantom_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
     cortex = s1_recipe()
     subject = Recipe("subject", {"name": "phantom", "seed": config.seed}, (cortex.key,), code_version("subjects/phantom"))
@@ -161,7 +166,7 @@ class Run:
             if self.cancelled():
                 raise Cancelled(f"Stopped before: {stage.title}. What was finished is kept.")
             self.on_progress(self.done, self.total, stage.title)
-            made[stage.name] = self.store.build(stage.recipe, partial(self._one, stage, made))
+            made[stage.name] = self.store.build(stage.recipe, partial(self._one, stage, made), self.cancelled)
             self.done += stage.weight
         self.on_progress(self.total, self.total, "Ready")
         return made

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mine_core.artifacts import ArtifactStore, Recipe, code_version, hash_array, hash_text, open_artifact, verify
-from mine_core.errors import ArtifactError
+from mine_core.errors import ArtifactError, Cancelled
 
 
 def recipe(**config) -> Recipe:
@@ -167,3 +167,36 @@ def test_the_manifest_is_plain_json_with_provenance(tmp_path):
     manifest = json.loads((artifact.path / "manifest.json").read_text())
     assert manifest["config"] == {"seed": 3}
     assert set(manifest["libraries"]) >= {"python", "numpy", "torch"}
+
+
+def _hold(root: Path, ready, go) -> None:
+    def make(directory: Path) -> dict:
+        ready.set()
+        go.wait(60)
+        return write_numbers(directory)
+
+    ArtifactStore(root).build(recipe(seed=5), make)
+
+
+def test_waiting_for_another_process_can_be_stopped_and_that_one_goes_on(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, ready, go))
+    other.start()
+    try:
+        assert ready.wait(60)
+        asked = []
+
+        def cancelled() -> bool:
+            asked.append(True)
+            return len(asked) > 3
+
+        with pytest.raises(Cancelled, match="Stopped while another process makes what is wanted here"):
+            ArtifactStore(tmp_path).build(recipe(seed=5), lambda _: pytest.fail("it is made by another"), cancelled)
+        go.set()
+        found = ArtifactStore(tmp_path).build(recipe(seed=5), lambda _: pytest.fail("it was made by another"), lambda: False)
+        np.testing.assert_array_equal(found.array("values"), np.arange(5.0))
+    finally:
+        go.set()
+        other.join(60)
+    assert other.exitcode == 0
