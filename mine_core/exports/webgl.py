@@ -1,9 +1,13 @@
 """A map on the folded and flattened cortex in three dimensions, as a folder that any web server can show: pycortex's viewer."""
 
+import contextlib
 import importlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.cortex.filestore import PYCORTEX_LOCK, open_pycortex, quiet, whole_caches
@@ -60,7 +64,7 @@ def write_webgl(instrument: Instrument, store: ArtifactStore, space: Space, reco
             cortex = open_pycortex(store.root)
             data = cortex.Volume(volume, name, transform, cmap=shown.colormap, vmin=shown.low, vmax=shown.high)
             webgl = importlib.import_module("cortex.webgl")
-            with whole_caches(cortex, name):
+            with whole_caches(cortex, name), surface_information_in_cache(cortex, name):
                 title = f"MINE: {shown.title}"
                 label = f"{shown.title} ({shown.unit})"
                 webgl.make_static(str(made), {label: data}, title=title, overlays_visible=("rois",), labels_visible=("rois",))
@@ -68,3 +72,27 @@ def write_webgl(instrument: Instrument, store: ArtifactStore, space: Space, reco
             shutil.rmtree(folder)
         made.replace(folder)
     return folder / INDEX
+
+
+@contextlib.contextmanager
+def surface_information_in_cache(cortex: ModuleType, subject: str) -> Iterator[None]:
+    """Let pycortex keep what it derives of a subject's surfaces, as their curvature, in its cache and not beside the surfaces.
+
+    Beside them is inside the installation, which other processes read and which may be read-only. What comes with the
+    surfaces is copied. Whoever enters holds `PYCORTEX_LOCK` and the subject's `whole_caches`.
+    """
+    cache = Path(cortex.db.get_cache(subject))
+    paths = cortex.db.get_paths
+    for shipped in Path(paths(subject)["surfinfo"]).parent.glob("*.npz"):
+        if not (cache / shipped.name).exists():
+            shutil.copy(shipped, cache / shipped.name)
+
+    def redirected(of: str) -> dict[str, Any]:
+        found = dict(paths(of))
+        return found | {"surfinfo": str(cache / "{type}{opts}.npz")} if of == subject else found
+
+    cortex.db.get_paths = redirected
+    try:
+        yield
+    finally:
+        del cortex.db.get_paths

@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from PIL import Image
 from mine_core.artifacts import ArtifactStore
 from mine_core.cli import REFUSED, main
 from mine_core.config import cache_directory
+from mine_core.cortex.filestore import PYCORTEX_LOCK, open_pycortex, quiet
 from mine_core.cortex.s1 import s1_voxels
 from mine_core.errors import ConfigError, SubjectError
 from mine_core.exports import provenance
@@ -19,7 +21,7 @@ from mine_core.exports.edits import read_edit
 from mine_core.exports.maps import CortexMap
 from mine_core.exports.records import MapRecord, group_record, score_record
 from mine_core.exports.space import space_of
-from mine_core.exports.webgl import write_webgl
+from mine_core.exports.webgl import surface_information_in_cache, write_webgl
 from mine_core.instrument import trials
 
 
@@ -158,6 +160,26 @@ def test_the_viewer_is_whole_and_holds_the_map(kind, small, rng, tmp_path):
     (tmp_path / "other/thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="something else than a viewer"):
         write_webgl(instrument, store, space_of(instrument, store.root), record, tmp_path / "other")
+
+
+def test_what_is_derived_of_surfaces_is_kept_in_the_cache(tmp_path):
+    """Not in pycortex's installation, which other processes read; pycortex's own answer, once and again."""
+    with PYCORTEX_LOCK, quiet():
+        cortex = open_pycortex(tmp_path)
+        filestore, cache = Path(cortex.db.filestore), Path(cortex.db.get_cache("S1"))
+        before = {file: file.stat().st_mtime_ns for file in filestore.rglob("*") if file.is_file()}
+        with surface_information_in_cache(cortex, "S1"):
+            bends = cortex.db.get_surfinfo("S1", "curvature").data
+            again = cortex.db.get_surfinfo("S1", "curvature").data
+            shipped = cortex.db.get_surfinfo("S1", "bumpy_flatmap")
+        assert {file: file.stat().st_mtime_ns for file in filestore.rglob("*") if file.is_file()} == before
+        assert Path(cortex.db.get_paths("S1")["surfinfo"]).is_relative_to(filestore)
+    assert {file.name for file in cache.glob("*.npz")} >= {"curvature.npz", "bumpy_flatmap.npz"}
+    np.testing.assert_array_equal(bends, again)
+    assert len(bends) == sum(len(cortex.db.get_surf("S1", "pia", half)[0]) for half in ("lh", "rh"))
+    with np.load(filestore / "S1/surface-info/bumpy_flatmap.npz") as installed:
+        for name in installed.files:
+            np.testing.assert_array_equal(shipped[name], installed[name])
 
 
 def test_a_subject_without_a_surface_has_no_viewer(small, tmp_path):
