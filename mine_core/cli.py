@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from mine_core.artifacts import ArtifactStore, write_text
-from mine_core.batches import Where
 from mine_core.cli_batch import add_batch_command
 from mine_core.cli_common import Bar, add, add_group, add_where, settings, where_of
 from mine_core.cli_export import add_export_command
@@ -80,6 +79,25 @@ def parser() -> argparse.ArgumentParser:
     add_batch_command(commands)
     add_export_command(commands)
     add_notebook_commands(commands)
+    add_evaluations(commands)
+    benchmark = add_group(commands, "benchmark", "measure how fast a part of the instrument is")
+    explain = add(benchmark, "explain", "one voxel's images, heatmaps and words, beside integrated gradients", run_explain_speed)
+    explain.add_argument("--synthetic", action="store_true", help="a made-up subject of 20,000 voxels and 10,000 images instead")
+    add_attribution_speed(benchmark)
+    add(benchmark, "start", "seconds to a usable page, cold and warm, and peak memory", run_benchmark("start"))
+    add(
+        benchmark,
+        "words",
+        "a text search over 20,000 voxels, and all profiles made anew on two processes",
+        run_benchmark("words-speed"),
+    )
+    add(benchmark, "edit", "seconds an edit takes by stage, controls and all", run_benchmark("edit"))
+    add_encoding_speed(benchmark)
+    return top
+
+
+def add_evaluations(commands: Any) -> None:
+    """Add `evaluate` and its commands, each with the options that say where it runs."""
     evaluate = add_group(commands, "evaluate", "measure how well a part of the instrument tells the truth")
     add(evaluate, "encoding", "accuracy, noise ceilings, false positives", run_evaluation("encoding"))
     add(evaluate, "description", "words, attributes and captions against planted answers and nulls", run_evaluation("description"))
@@ -100,20 +118,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add(evaluate, "concept", "activation, negatives, edits and verdicts against the planted driver", run_evaluation("concept"))
     add_claims(evaluate)
-    benchmark = add_group(commands, "benchmark", "measure how fast a part of the instrument is")
-    explain = add(benchmark, "explain", "one voxel's images, heatmaps and words, beside integrated gradients", run_explain_speed)
-    explain.add_argument("--synthetic", action="store_true", help="a made-up subject of 20,000 voxels and 10,000 images instead")
-    add_attribution_speed(benchmark)
-    add(benchmark, "start", "seconds to a usable page, cold and warm, and peak memory", run_evaluation("start"))
-    add(
-        benchmark,
-        "words",
-        "a text search over 20,000 voxels, and all profiles made anew on two processes",
-        run_evaluation("words-speed"),
-    )
-    add(benchmark, "edit", "seconds an edit takes by stage, controls and all", run_evaluation("edit"))
-    add_encoding_speed(benchmark)
-    return top
+    for command in evaluate.choices.values():
+        add_where(command, workers=1)
 
 
 def add_claims(commands: Any) -> None:
@@ -122,8 +128,6 @@ def add_claims(commands: Any) -> None:
     command = add(commands, "claims", purpose, run_claims)
     command.add_argument("--voxels", type=int, default=16, help="how many, at random; more add to those that are done (default: 16)")
     command.add_argument("--editor", default="", metavar="NAME", help="a generative editor that makes the images, instead of cut-outs")
-    add_where(command)
-    command.set_defaults(workers=1)
 
 
 def add_encoding_speed(commands: Any) -> None:
@@ -160,24 +164,27 @@ def run_doctor(options: argparse.Namespace, _bar: Bar) -> dict[str, Any]:
 def run_build(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Build an instrument and say what it is."""
     from mine_core.instrument.build import build_instrument, summary
-    from mine_core.instrument.spread import spread_features
+    from mine_core.instrument.spread import spread_stages
 
-    config, store, where = settings(options), ArtifactStore(cache_directory()), where_of(options)
-    if where != Where():
-        spread_features(config, store, where, bar)
+    config, store = settings(options), ArtifactStore(cache_directory())
+    spread_stages(config, store, where_of(options), on_progress=bar)
     return summary(build_instrument(config, store, on_progress=bar))
 
 
 def run_fit(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Build what the app needs with ridge, and fit the encoder that was asked for beside it."""
     from mine_core.instrument.encoders import fit_encoder
+    from mine_core.instrument.spread import spread_stages
 
     built = run_build(options, bar)
+    config, store = settings(options), ArtifactStore(cache_directory())
     if options.dictionary:
+        spread_stages(config, store, where_of(options), "dictionary", bar)
         built |= _fit_dictionary(options, bar)
     if options.encoder == "ridge":
         return built
-    encoder = fit_encoder(settings(options), ArtifactStore(cache_directory()), options.encoder, on_progress=bar)
+    spread_stages(config, store, where_of(options), options.encoder, bar)
+    encoder = fit_encoder(config, store, options.encoder, on_progress=bar)
     key, median = encoder.provenance["key"], float(np.median(encoder.score.r))
     return {**built, "encoder": options.encoder, "encoder_median_r": median, "encoding": key}
 
@@ -223,13 +230,27 @@ def run_attribution_speed(options: argparse.Namespace, bar: Bar) -> dict[str, An
 def run_claims(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Test the paper's claims."""
     from mine_core.experiments.claims import Settings, measure_claims
+    from mine_core.instrument.spread import spread_stages
 
-    asked = Settings(options.voxels, options.editor)
-    return measure_claims(settings(options), ArtifactStore(cache_directory()), asked, where=where_of(options), on_progress=bar)
+    asked, config, where = Settings(options.voxels, options.editor), settings(options), where_of(options)
+    store = ArtifactStore(cache_directory())
+    spread_stages(config, store, where, on_progress=bar)
+    return measure_claims(config, store, asked, where=where, on_progress=bar)
 
 
 def run_evaluation(name: str) -> Any:
-    """Return a runner of one evaluation or benchmark."""
+    """Return a runner of one evaluation, with what takes long wherever the options say."""
+
+    def run(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
+        from mine_core.experiments import measure
+
+        return measure(name, settings(options), ArtifactStore(cache_directory()), bar, where_of(options))
+
+    return run
+
+
+def run_benchmark(name: str) -> Any:
+    """Return a runner of one benchmark."""
 
     def run(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
         from mine_core.experiments import experiment

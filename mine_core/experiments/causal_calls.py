@@ -6,7 +6,7 @@ the encoder itself believes. The causal test therefore asks both: does inserting
 controls, and does its presence account for *measured* responses to held-out images that the other words leave?
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from mine_core.instrument.trials import EditRequest, run_trial
 from mine_core.instrument.wanting import wanting_of, wants_of
 from mine_core.statistics import false_discovery_rate, share_interval
 from mine_core.subjects.phantom.truth import PlantedTruth
-from mine_core.types import OnProgress
 
 N_CONFOUNDED, N_NULL = 20, 20
 N_TRIED, N_TESTED, LEAST_TESTED = 5, 6, 3
@@ -28,14 +27,21 @@ LEVEL = 0.05
 METHODS = ("correlational", "insertion_alone", "measured_alone", "causal")
 
 
-def measure_calls(instrument: Instrument, truth: PlantedTruth, rng: np.random.Generator, on_progress: OnProgress) -> dict[str, Any]:
+Called = dict[str, list[str]]
+TITLE = "telling drivers from their company"
+
+
+def measure_calls(
+    instrument: Instrument, truth: PlantedTruth, rng: np.random.Generator, by_edits: Callable[[Sequence[int]], Sequence[Called]]
+) -> dict[str, Any]:
     """Share of confounded voxels whose driver and whose company are called, and of null voxels of which anything is, by each method.
 
     correlational : words whose similarity to training images rises with measured responses (q <= 0.05).
     insertion_alone : of the five strongest of these, those whose insertion raises the prediction (`inserted_things`).
     measured_alone : the words that account for measured responses to held-out images, company held constant.
     causal : insertion_alone and measured_alone.
-    Intervals are Wilson's, over voxels. Company that is a place is left out: it cannot be inserted.
+    Intervals are Wilson's, over voxels. Company that is a place is left out: it cannot be inserted. `by_edits` gives
+    `called_by_edits` of voxels.
     """
     things = planted_things(instrument)
     reliable = truth.of_kind("confounded")
@@ -44,7 +50,7 @@ def measure_calls(instrument: Instrument, truth: PlantedTruth, rng: np.random.Ge
     able = np.array([voxel for voxel, words in planted.items() if {words.driver, words.company} <= things], np.int64)
     chosen = np.sort(rng.permutation(able)[:N_CONFOUNDED])
     null = np.sort(rng.permutation(truth.of_kind("null"))[:N_NULL])
-    called = called_things(instrument, np.concatenate([chosen, null]), things, on_progress)
+    called = called_things(instrument, np.concatenate([chosen, null]), things, by_edits)
     about: dict[str, Any] = {"n": len(chosen), "n_place_as_company": len(planted) - len(able)}
     if len(chosen):
         for method in METHODS:
@@ -59,7 +65,7 @@ def measure_calls(instrument: Instrument, truth: PlantedTruth, rng: np.random.Ge
 
 
 def called_things(
-    instrument: Instrument, voxels: np.ndarray, things: set[str], on_progress: OnProgress
+    instrument: Instrument, voxels: np.ndarray, things: set[str], by_edits: Callable[[Sequence[int]], Sequence[Called]]
 ) -> dict[int, dict[str, set[str]]]:
     """Things called of each voxel by each method."""
     wanting = wanting_of(instrument)
@@ -67,14 +73,17 @@ def called_things(
         raise EditError("This backbone has no words, or too few images are held out to score one: nothing can be called by name.")
     wants = wants_of(instrument, wanting, voxels)
     called: dict[int, dict[str, set[str]]] = {}
-    for number, (voxel, want) in enumerate(zip(voxels.tolist(), wants, strict=True)):
-        on_progress(number, len(voxels), "telling drivers from their company")
-        correlated = correlated_things(instrument, voxel, things)
-        inserted = set(inserted_things(instrument, voxel, correlated[:N_TRIED]))
+    for voxel, want, edited in zip(voxels.tolist(), wants, by_edits(voxels.tolist()), strict=True):
+        correlated, inserted = set(edited["correlational"]), set(edited["insertion_alone"])
         measured = set(want.description.phrases) & things
-        sets = (set(correlated), inserted, measured, inserted & measured)
-        called[voxel] = dict(zip(METHODS, sets, strict=True))
+        called[voxel] = dict(zip(METHODS, (correlated, inserted, measured, inserted & measured), strict=True))
     return called
+
+
+def called_by_edits(instrument: Instrument, voxel: int, things: set[str]) -> Called:
+    """What correlation calls of a voxel, strongest first, and which of the five strongest the insertion calls."""
+    correlated = correlated_things(instrument, voxel, things)
+    return {"correlational": list(correlated), "insertion_alone": list(inserted_things(instrument, voxel, correlated[:N_TRIED]))}
 
 
 def _rate(called: list[bool]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mine_core.experiments.causal_calls import METHODS, called_things, planted_things
+from mine_core.experiments.causal_calls import METHODS, called_by_edits, called_things, planted_things
 from mine_core.experiments.claim_rows import Bench, Row
 from mine_core.experiments.planted import truth_of
 from mine_core.experiments.planted_words import planted_words
@@ -32,7 +32,8 @@ def causes(bench: Bench, voxel: int, _: str) -> list[Row]:
     One row: what is called, and of a confounded voxel its driver and its usual company.
     """
     instrument, truth = bench.instrument, truth_of(bench.instrument)
-    called = called_things(instrument, np.array([voxel]), planted_things(instrument), lambda *_: None)[voxel]
+    things = planted_things(instrument)
+    [called] = called_things(instrument, np.array([voxel]), things, lambda _: [called_by_edits(instrument, voxel, things)]).values()
     row: Row = {"kind": "null", "reliable": bool(instrument.reliable[voxel])}
     row |= {method: sorted(called[method]) for method in METHODS}
     if voxel in truth.of_kind("confounded"):

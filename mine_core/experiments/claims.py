@@ -1,8 +1,6 @@
 """The paper's claims, tested on any subject: small tasks of a voxel and a claim, kept when done, and what they add up to."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +8,22 @@ import numpy as np
 from jaxtyping import Int
 
 from mine_core.artifacts import ArtifactStore, Recipe, canonical_json, code_version
-from mine_core.batches import Task, Where, run_batch
+from mine_core.batches import Where
 from mine_core.config import InstrumentConfig
-from mine_core.errors import Cancelled, EditError, EncodingError
+from mine_core.errors import EditError, EncodingError
 from mine_core.experiments.claim_causes import CAUSES, causes, voxels_of
 from mine_core.experiments.claim_rows import MEASURES, Bench, Row
 from mine_core.experiments.claim_summary import summarise
 from mine_core.experiments.composing import maker_of
+from mine_core.experiments.pieces import HERE, Pieces, keys_of, measure_pieces
 from mine_core.experiments.planted import truth_of
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.second import SecondEncoder, build_second, second_backbone
-from mine_core.instrument.stages import stages_of
 from mine_core.instrument.things import things_of
 from mine_core.instrument.wanting import first_words
 from mine_core.types import IsCancelled, OnProgress
 
 N_VOXELS, DRAWN, SEED = 16, 160, 89
-HERE = Where()
 TITLE = "testing claims"
 CODE = (
     "attribution/faithfulness.py",
@@ -80,9 +77,9 @@ class Piece:
     word: str
 
 
-def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
-    """Test every claim with the default settings, here; see `measure_claims`."""
-    return measure_claims(config, store, on_progress=on_progress)
+def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress, where: Where = HERE) -> dict[str, Any]:
+    """Test every claim with the default settings; see `measure_claims`."""
+    return measure_claims(config, store, where=where, on_progress=on_progress)
 
 
 def measure_claims(
@@ -116,17 +113,18 @@ def measure_claims(
     instrument = build_instrument(config, store, on_progress=report, cancelled=stopped)
     second = _second(config, store, report)
     pieces = pieces_of(instrument, settings.n_voxels)
-    keys = _keys(config, store)
-    recipes = {piece: _recipe(config, keys, settings, piece) for piece in pieces}
-    missing = [piece for piece in pieces if store.find(recipes[piece]) is None]
-    key = (config, store.root, settings.editor)
-    _BENCHES[key] = _bench(instrument, second, settings)  # for tasks of this process
-    try:
-        tasks = [Task(do_piece, (config, store.root, settings, piece)) for piece in missing]
-        _run(tasks, len(pieces), where, store.root, report, stopped)
-    finally:
-        _BENCHES.pop(key, None)
-    rows = {piece: _kept(store, recipes[piece]) for piece in pieces}
+    measured = measure_pieces(
+        tasks_of(config, settings),
+        [asdict(piece) for piece in pieces],
+        config,
+        store,
+        opened=_bench(instrument, second, settings),
+        where=where,
+        title=TITLE,
+        on_progress=report,
+        cancelled=stopped,
+    )
+    rows = dict(zip(pieces, measured, strict=True))
 
     def make(directory: Path) -> dict[str, Any]:
         report(len(pieces), len(pieces), "fitting mixed models")
@@ -137,17 +135,6 @@ def measure_claims(
         return {"n_tasks": len(pieces)}
 
     return store.build(_summary_recipe(config, store, settings), make).json("claims")
-
-
-def _run(tasks: Sequence[Task], total: int, where: Where, root: Path, report: OnProgress, stopped: IsCancelled) -> None:
-    """Run what is not done of `total` tasks, telling how far it is; raises Cancelled if it is stopped."""
-    done = total - len(tasks)
-    report(done, total, TITLE)
-    for _ in run_batch(tasks, where, root, stopped):
-        done += 1
-        report(done, total, TITLE)
-        if stopped():
-            raise Cancelled(f"Stopped after {done} of {total} tasks; the same command goes on from there.")
 
 
 def find_claims(config: InstrumentConfig, store: ArtifactStore, settings: Settings = DEFAULT) -> dict[str, Any] | None:
@@ -185,59 +172,27 @@ def _second(config: InstrumentConfig, store: ArtifactStore, report: OnProgress) 
         return None
 
 
-_BENCHES: dict[tuple[InstrumentConfig, Path, str], Bench] = {}
-
-
 def _bench(instrument: Instrument, second: SecondEncoder | None, settings: Settings) -> Bench:
     truth = None if instrument.truth_path is None else truth_of(instrument)
     return Bench(instrument, second, maker_of(settings.editor), truth)
 
 
-def do_piece(config: InstrumentConfig, root: Path, settings: Settings, piece: Piece) -> None:
-    """Do one task and keep its rows; a process keeps what it opened for the next."""
-    store, key = ArtifactStore(root), (config, root, settings.editor)
-    if key not in _BENCHES:
-        _BENCHES[key] = _bench(build_instrument(config, store), _second(config, store, lambda *_: None), settings)
-    bench = _BENCHES[key]
-
-    def make(directory: Path) -> dict[str, Any]:
-        run = causes if piece.claim == CAUSES else MEASURES[piece.claim]
-        rows = [plain(row) for row in run(bench, piece.voxel, piece.word)]
-        (directory / "rows.json").write_text(canonical_json(rows))
-        return {"n_rows": len(rows)}
-
-    store.build(_recipe(config, _keys(config, store), settings, piece), make)
+def _opened(config: InstrumentConfig, store: ArtifactStore, settings: Settings) -> Bench:
+    return _bench(build_instrument(config, store), _second(config, store, lambda *_: None), settings)
 
 
-def plain(row: Row) -> Row:
-    """A row as JSON can hold it; raises EncodingError for a number that is not finite."""
-    found: Row = {}
-    for name, value in row.items():
-        if isinstance(value, float | np.floating):
-            if not math.isfinite(value):
-                raise EncodingError(f"'{name}' of image {row.get('image')} is {value}; a prediction of an edited image is not finite.")
-            found[name] = float(value)
-        else:
-            found[name] = int(value) if isinstance(value, np.integer) else value
-    return found
+def _measured(bench: Bench, claim: str, voxel: int, word: str) -> list[Row]:
+    """Rows of one task."""
+    run = causes if claim == CAUSES else MEASURES[claim]
+    return run(bench, voxel, word)
 
 
-def _kept(store: ArtifactStore, recipe: Recipe) -> list[Row]:
-    found = store.find(recipe)
-    if found is None:
-        raise EncodingError(f"Task {recipe.key} was done but is not in the store; give the same command again.")
-    return found.json("rows")
-
-
-def _recipe(config: InstrumentConfig, keys: tuple[str, ...], settings: Settings, piece: Piece) -> Recipe:
-    asked = {**asdict(piece), "editor": settings.editor, "second": second_backbone(config) or ""}
-    return Recipe("claim", asked, keys, code_version(*CODE))
+def tasks_of(config: InstrumentConfig, settings: Settings) -> Pieces:
+    """What the tasks have in common: a task is kept for any number of voxels."""
+    about = {"editor": settings.editor, "second": second_backbone(config) or ""}
+    return Pieces("claim", _opened, _measured, (replace(settings, n_voxels=0),), about, CODE)
 
 
 def _summary_recipe(config: InstrumentConfig, store: ArtifactStore, settings: Settings) -> Recipe:
     asked = {**asdict(settings), "second": second_backbone(config) or ""}
-    return Recipe("claims", asked, _keys(config, store), code_version(*SUMMARY_CODE))
-
-
-def _keys(config: InstrumentConfig, store: ArtifactStore) -> tuple[str, ...]:
-    return tuple(stage.recipe.key for stage in stages_of(config, store))
+    return Recipe("claims", asked, keys_of(config, store), code_version(*SUMMARY_CODE))

@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from mine_core.artifacts import ArtifactStore
+from mine_core.batches import Where
 from mine_core.config import InstrumentConfig
 from mine_core.counterfactual.concept_test import LEVEL, ConceptScores, score_concept
 from mine_core.errors import EditError
+from mine_core.experiments.pieces import HERE, Pieces, measure_pieces
 from mine_core.experiments.planted import DRIVING_SHARE, truth_of
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.concepts import SEED, evidence_of, run_concept
@@ -38,25 +40,30 @@ class Outcome:
     null_called: dict[str, float]
 
 
-def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
+def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress, where: Where = HERE) -> dict[str, Any]:
     """Test things as concepts and compare every reliable voxel's verdict with what was planted.
 
     Twelve things: the drivers and companies of confounded voxels, and others at random. A concept drives a voxel where its planted
     weight is at least half of the strongest; voxels that it drives less are left out. The true positive rate is over pairs of
     voxel and driving concept, the false positive rate over pairs without. `activation`: q <= 0.05 of the positives. `negatives` and
     `edits`: q <= 0.05 of that score alone. `causal`: the verdict. `score_above_zero`: S_causal > 0, as the source reads it.
-    Intervals resample voxels; those named `over_concepts` resample concepts.
+    Intervals resample voxels; those named `over_concepts` resample concepts. Editing the images of a concept is a task.
     """
     instrument = build_instrument(config, store, on_progress=on_progress)
     truth, rng = truth_of(instrument), np.random.default_rng(23)
     names = concepts_to_test(truth, rng)
-    outcomes, refused = [], {}
-    for number, name in enumerate(names):
-        on_progress(number, len(names), f"testing '{name}'")
-        try:
-            outcomes.append(_outcome(instrument, store, truth, name, rng))
-        except EditError as refusal:
-            refused[name] = str(refusal)
+    tested = measure_pieces(
+        Pieces("concept_edited", _opened, _edited),
+        [{"name": name} for name in names],
+        config,
+        store,
+        opened=(instrument, store),
+        where=where,
+        title="editing the images of each concept",
+        on_progress=on_progress,
+    )
+    refused = {name: found["refused"] for name, found in zip(names, tested, strict=True) if found["refused"]}
+    outcomes = [_outcome(instrument, store, truth, name, rng) for name in names if name not in refused]
     drivers = (truth.concept_weights > 0).sum(axis=1)[instrument.reliable]
     return {
         "subject": instrument.subject.name,
@@ -66,6 +73,19 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
         "n_voxels": int(instrument.reliable.sum()),
         "methods": {method: _rates(outcomes, method, drivers, rng) for method in METHODS},
     }
+
+
+def _opened(config: InstrumentConfig, store: ArtifactStore) -> tuple[Instrument, ArtifactStore]:
+    return build_instrument(config, store), store
+
+
+def _edited(opened: tuple[Instrument, ArtifactStore], name: str) -> dict[str, str]:
+    """Test a concept, so that its edits are in the store, and say why where that is refused."""
+    try:
+        run_concept(*opened, name)
+    except EditError as refusal:
+        return {"refused": str(refusal)}
+    return {"refused": ""}
 
 
 def concepts_to_test(truth: PlantedTruth, rng: np.random.Generator) -> list[str]:

@@ -1,26 +1,27 @@
 """Do edits move predictions as they should, do controls stay put, and does the planted brain agree?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from mine_core.artifacts import ArtifactStore
+from mine_core.batches import Where
 from mine_core.config import InstrumentConfig
 from mine_core.counterfactual.insertion import Exemplar, cut_out, insert_at, least_attributed_place
 from mine_core.errors import EditError
 from mine_core.experiments import causal_calls
 from mine_core.experiments.attribution_curves import difference
-from mine_core.experiments.causal_calls import middling_images, planted_things
+from mine_core.experiments.causal_calls import Called, middling_images, planted_things
+from mine_core.experiments.pieces import HERE, Pieces, measure_pieces
 from mine_core.experiments.planted import truth_of
-from mine_core.experiments.planted_edits import true_shift
+from mine_core.experiments.tried import Tried, try_edit
 from mine_core.experiments.voxel_faithfulness import images_to_test
 from mine_core.instrument import Instrument, build_instrument
 from mine_core.instrument.explain import ranked_images
 from mine_core.instrument.second import SecondEncoder, build_second
-from mine_core.instrument.trials import INSERT_SIZE, EditRequest, Trial, driving_region, driving_words, run_trial
+from mine_core.instrument.trials import INSERT_SIZE, EditRequest, driving_region, driving_words, run_trial
 from mine_core.instrument.wanting import first_words
 from mine_core.instrument.where import heat_of
 from mine_core.subjects.phantom.truth import PlantedTruth
@@ -31,29 +32,17 @@ N_PREFERRED = 10  # best training images, one of which guides an edit by its des
 STILL = 0.2  # SD: what controls may move on average
 
 
-@dataclass(frozen=True)
-class Tried:
-    """One trial, the voxel and stimulus that it is of, and the true shift in SD of the voxel's signal (NaN where none is known)."""
-
-    voxel: int
-    stimulus: int
-    trial: Trial
-    truth: float
-
-    @property
-    def shift(self) -> float:
-        """Predicted shift of the voxel, in SD of its predictions."""
-        return float(self.trial.shift.shift[self.voxel])
+Bench = tuple[Instrument, SecondEncoder, PlantedTruth]
 
 
-def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
+def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress, where: Where = HERE) -> dict[str, Any]:
     """Remove what drives a voxel, insert what its description names, and compare with controls and with the planted brain.
 
     Reliable category voxels that earned a description, drawn at random, each with two held-out images: those of highest
     predicted response for a removal, and of middle response for an insertion. Words were chosen on training images.
     Effects are over verified edits, in SD of the voxel's predictions; `direction_rate` is the share that moved as they should.
     All intervals resample voxels. True shifts: the planted response to the scene with and without the objects that the edit
-    took out or put in; edits that no scene describes (a part of an object, a word for a group) have none.
+    took out or put in; edits that no scene describes (a part of an object, a word for a group) have none. A voxel is a task.
 
     `profile_guided_minus_image_guided`: the same editor inserts the word of the voxel's description, and that of the driving
     patches of one of its ten best training images. `profile_guided_minus_cut_out`: the same beside the pixels that drive the
@@ -64,38 +53,66 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     second, truth = build_second(config, store, on_progress=on_progress), truth_of(instrument)
     rng = np.random.default_rng(21)
     voxels, words = _described(instrument, truth, rng)
-    removed: list[Tried] = []
-    inserted: list[Tried] = []
-    by_word: list[tuple[Tried, float]] = []
-    by_pixels: list[tuple[Tried, float]] = []
-    refused = 0
-    for number, voxel in enumerate(voxels):
-        on_progress(number, len(voxels), "editing what each voxel wants")
-        for stimulus in images_to_test(instrument, voxel, N_IMAGES).tolist():
-            tried = _try(instrument, truth, EditRequest("remove", voxel, stimulus), second)
-            removed += [tried] if tried else []
-            refused += tried is None
-        for stimulus in middling_images(instrument, voxel, N_IMAGES, AMONG):
-            tried = _try(instrument, truth, EditRequest("insert", voxel, stimulus, words[voxel]), second)
-            inserted += [tried] if tried else []
-            refused += tried is None
-            for shift_of, pairs in ((_image_guided, by_word), (_cut_out_guided, by_pixels)):
-                guided = None if tried is None else shift_of(instrument, voxel, stimulus)
-                pairs += [] if tried is None or guided is None else [(tried, guided)]
+    here: dict[str, Any] = {"opened": (instrument, second, truth), "where": where, "on_progress": on_progress}
+    asked = [{"voxel": voxel, "word": words[voxel]} for voxel in voxels]
+    found = measure_pieces(EDITED, asked, config, store, title="editing what each voxel wants", **here)
+
+    def called(of: Sequence[int]) -> list[Called]:
+        return measure_pieces(CALLED, [{"voxel": voxel} for voxel in of], config, store, title=causal_calls.TITLE, **here)
+
+    removed = [Tried.from_row(row) for each in found for row in each["removed"] if row]
+    inserted = [[Tried.from_row(row) if row else None for row in each["inserted"]] for each in found]
+    pairs = {
+        name: [
+            (trial, shift)
+            for trials, each in zip(inserted, found, strict=True)
+            for trial, shift in zip(trials, each[name], strict=True)
+            if trial is not None and shift is not None
+        ]
+        for name in ("image_guided", "cut_out")
+    }
+    made = [trial for trials in inserted for trial in trials if trial is not None]
     return {
         "subject": instrument.subject.name,
         "backbone": config.backbone,
         "n_voxels": len(voxels),
-        "n_not_editable": refused,
+        "n_not_editable": sum(len(each["removed"]) + len(each["inserted"]) for each in found) - len(removed) - len(made),
         "second_encoder": second.independence,
         "remove": _effects(removed, -1, second.reliable, rng),
-        "insert": _effects(inserted, 1, second.reliable, rng),
-        "controls": _controls([*removed, *inserted], rng),
-        "predicted_with_true_shift": _agreement([item for item in (*removed, *inserted) if item.trial.edit.verified], rng),
-        "profile_guided_minus_image_guided": _guided(by_word, rng),
-        "profile_guided_minus_cut_out": _guided(by_pixels, rng),
-        **causal_calls.measure_calls(instrument, truth, rng, on_progress),
+        "insert": _effects(made, 1, second.reliable, rng),
+        "controls": _controls([*removed, *made], rng),
+        "predicted_with_true_shift": _agreement([item for item in (*removed, *made) if item.verified], rng),
+        "profile_guided_minus_image_guided": _guided(pairs["image_guided"], rng),
+        "profile_guided_minus_cut_out": _guided(pairs["cut_out"], rng),
+        **causal_calls.measure_calls(instrument, truth, rng, called),
     }
+
+
+def _opened(config: InstrumentConfig, store: ArtifactStore) -> Bench:
+    instrument = build_instrument(config, store)
+    return instrument, build_second(config, store), truth_of(instrument)
+
+
+def _edited(bench: Bench, voxel: int, word: str) -> dict[str, Any]:
+    """Removals from the voxel's best held-out images and insertions into middling ones; of these also the shifts guided otherwise."""
+    instrument, second, truth = bench
+    best, middling = images_to_test(instrument, voxel, N_IMAGES).tolist(), middling_images(instrument, voxel, N_IMAGES, AMONG)
+    removed = [try_edit(instrument, truth, EditRequest("remove", voxel, stimulus), second) for stimulus in best]
+    inserted = [try_edit(instrument, truth, EditRequest("insert", voxel, stimulus, word), second) for stimulus in middling]
+    made = [(trial is not None, stimulus) for trial, stimulus in zip(inserted, middling, strict=True)]
+    return {
+        "removed": [None if trial is None else trial.row() for trial in removed],
+        "inserted": [None if trial is None else trial.row() for trial in inserted],
+        "image_guided": [_image_guided(instrument, voxel, stimulus) if could else None for could, stimulus in made],
+        "cut_out": [_cut_out_guided(instrument, voxel, stimulus) if could else None for could, stimulus in made],
+    }
+
+
+def _called(bench: Bench, voxel: int) -> Called:
+    return causal_calls.called_by_edits(bench[0], voxel, planted_things(bench[0]))
+
+
+EDITED, CALLED = Pieces("edited", _opened, _edited), Pieces("called", _opened, _called)
 
 
 def _described(instrument: Instrument, truth: PlantedTruth, rng: np.random.Generator) -> tuple[list[int], dict[int, str]]:
@@ -107,34 +124,24 @@ def _described(instrument: Instrument, truth: PlantedTruth, rng: np.random.Gener
     return chosen, found
 
 
-def _try(instrument: Instrument, truth: PlantedTruth, request: EditRequest, second: SecondEncoder | None) -> Tried | None:
-    try:
-        trial = run_trial(instrument, request, second)
-    except EditError:
-        return None
-    stimulus = instrument.subject.stimuli.ids[request.stimulus]
-    return Tried(request.voxel, request.stimulus, trial, true_shift(truth, stimulus, trial.edit, request.voxel))
-
-
 def _effects(trials: Sequence[Tried], direction: int, sure: Bool[np.ndarray, " voxel"], rng: np.random.Generator) -> dict[str, Any]:
     """Verified trials: how many moved as they should, by how much, beyond which controls, and what the second encoder says."""
-    kept = [item for item in trials if item.trial.edit.verified]
+    kept = [item for item in trials if item.verified]
     entry: dict[str, Any] = {"n": len(kept), "verified_rate": len(kept) / max(1, len(trials))}
     if not kept:
         return entry
     voxels = np.array([item.voxel for item in kept])
-    shift = np.array([item.shift for item in kept])
-    controls = np.array([item.trial.shift.controls[:, item.voxel].mean() for item in kept])
+    shift = np.array([item.guiding.shift for item in kept])
+    controls = np.array([item.guiding.mean_control for item in kept])
     entry |= {
         "direction_rate": difference((direction * shift > 0).astype(float), voxels, rng),
         "mean_shift_sd": difference(shift, voxels, rng),
         "mean_shift_beyond_controls_sd": difference(shift - controls, voxels, rng),
-        "beyond_all_controls": difference(np.array([item.trial.shift.rank[item.voxel] == 1 for item in kept], float), voxels, rng),
+        "beyond_all_controls": difference(np.array([item.guiding.rank == 1 for item in kept], float), voxels, rng),
     }
-    checked = [item for item in kept if item.trial.check is not None and sure[item.voxel]]
+    checked = [(item.voxel, item.second.shift) for item in kept if item.second is not None and sure[item.voxel]]
     if len(checked) > 1:
-        other = np.array([item.trial.check.shift[item.voxel] for item in checked if item.trial.check is not None])
-        groups = np.array([item.voxel for item in checked])
+        groups, other = np.array([voxel for voxel, _ in checked]), np.array([shift for _, shift in checked])
         entry["second_encoder"] = {
             "n": len(checked),
             "direction_rate": difference((direction * other > 0).astype(float), groups, rng),
@@ -145,10 +152,10 @@ def _effects(trials: Sequence[Tried], direction: int, sure: Bool[np.ndarray, " v
 
 def _controls(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, Any]:
     """Mean shift of each kind of control over the trials that have it, and of all; `still` where within 0.2 SD of none."""
-    kinds = dict.fromkeys(name for item in trials for name in item.trial.shift.control_names)
-    entry = {name: _still([item for item in trials if name in item.trial.shift.control_names], name, rng) for name in kinds}
-    for name, direction in (("all of removals", -1), ("all of insertions", 1)):
-        if some := [item for item in trials if _direction(item) == direction]:
+    kinds = dict.fromkeys(name for item in trials for name in item.control_names)
+    entry = {name: _still([item for item in trials if name in item.control_names], name, rng) for name in kinds}
+    for name, inserted in (("all of removals", False), ("all of insertions", True)):
+        if some := [item for item in trials if item.inserted == inserted]:
             entry[name] = _still(some, None, rng)
     return entry
 
@@ -157,18 +164,18 @@ def _still(trials: Sequence[Tried], kind: str | None, rng: np.random.Generator) 
     """Mean shift of a trial's controls of one kind, or of all."""
     groups, values = np.array([item.voxel for item in trials]), np.empty(len(trials))
     for row, item in enumerate(trials):
-        chosen = [i for i, name in enumerate(item.trial.shift.control_names) if kind in (None, name)]
-        values[row] = item.trial.shift.controls[chosen, item.voxel].mean()
+        chosen = [i for i, name in enumerate(item.control_names) if kind in (None, name)]
+        values[row] = np.mean([item.guiding.controls[i] for i in chosen])
     return {"n": len(trials), "mean_shift_sd": difference(values, groups, rng), "still": bool(abs(values.mean()) <= STILL)}
 
 
 def _agreement(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, Any]:
     """Correlation over trials of predicted and true shifts, with an interval that resamples voxels, and with shuffled truth."""
-    known = [item for item in trials if np.isfinite(item.truth)]
+    known = [item for item in trials if item.truth is not None]
     entry: dict[str, Any] = {"n": len(known), "n_without_a_true_shift": len(trials) - len(known), "r": None}
     if len(known) < 3:
         return entry
-    predicted, true = np.array([item.shift for item in known]), np.array([item.truth for item in known])
+    predicted, true = np.array([item.guiding.shift for item in known]), np.array([item.truth for item in known])
     groups = [np.flatnonzero(np.array([item.voxel for item in known]) == voxel) for voxel in {item.voxel for item in known}]
     drawn = []
     for _ in range(1000):
@@ -176,8 +183,8 @@ def _agreement(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, A
         drawn.append(np.corrcoef(predicted[rows], true[rows])[0, 1])
     within = {
         name: float(np.corrcoef(predicted[rows], true[rows])[0, 1])
-        for name, sign in (("removals", -1), ("insertions", 1))
-        if (rows := np.array([_direction(item) == sign for item in known])).sum() > 2
+        for name, inserted in (("removals", False), ("insertions", True))
+        if (rows := np.array([item.inserted == inserted for item in known])).sum() > 2
     }
     return entry | {
         "r": float(np.corrcoef(predicted, true)[0, 1]),
@@ -186,10 +193,6 @@ def _agreement(trials: Sequence[Tried], rng: np.random.Generator) -> dict[str, A
         "within": within,
         "same_sign": float(np.mean(np.sign(predicted) == np.sign(true))),
     }
-
-
-def _direction(item: Tried) -> int:
-    return 1 if item.trial.edit.instruction.startswith("insert") else -1
 
 
 def _image_guided(instrument: Instrument, voxel: int, stimulus: int) -> float | None:
@@ -235,7 +238,7 @@ def _guided(pairs: Sequence[tuple[Tried, float]], rng: np.random.Generator) -> d
     """Shift of insertions that the description guides less that of those guided otherwise, in the same images; 95 % over voxels."""
     if len(pairs) < 2:
         return {"n": len(pairs)}
-    profile, other = (np.array(values) for values in ([item.shift for item, _ in pairs], [shift for _, shift in pairs]))
+    profile, other = (np.array(values) for values in ([item.guiding.shift for item, _ in pairs], [shift for _, shift in pairs]))
     groups = np.array([item.voxel for item, _ in pairs])
     means = {"profile_guided": float(profile.mean()), "other": float(other.mean()), "equal": float((profile == other).mean())}
     return {"n": len(pairs), **means, **difference(profile - other, groups, rng)}

@@ -9,9 +9,11 @@ import pandas as pd
 from jaxtyping import Bool
 
 from mine_core.artifacts import ArtifactStore
+from mine_core.batches import Where
 from mine_core.config import InstrumentConfig
 from mine_core.errors import SubjectError
 from mine_core.experiments.description_texts import text_scores
+from mine_core.experiments.pieces import HERE
 from mine_core.experiments.planted import truth_of
 from mine_core.experiments.planted_words import PlantedWords, planted_words
 from mine_core.instrument import Instrument
@@ -26,7 +28,7 @@ Row = Any
 Right = Callable[[Row, PlantedWords, Mapping[str, str]], bool]
 
 
-def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress) -> dict[str, Any]:
+def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgress, where: Where = HERE) -> dict[str, Any]:
     """Compare every reliable voxel's profile with what was planted, and score its text by captions of held-out images.
 
     Each rate has the same rate for descriptions shuffled among the voxels, and a bootstrap interval over voxels. Without
@@ -35,7 +37,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     instrument = build_instrument(config, store, on_progress=on_progress)
     if not len(instrument.vocabulary):
         raise SubjectError(f"Backbone '{config.backbone}' has no words; there is no description to evaluate.")
-    table = profile_all(config, store, on_progress=on_progress)
+    table = profile_all(config, store, where=where, on_progress=on_progress)
     found: dict[str, Any] = {"subject": instrument.subject.name, "backbone": config.backbone, "n_voxels": len(table)}
     if instrument.truth_path is not None:
         found |= against_truth(instrument, table)

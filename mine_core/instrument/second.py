@@ -77,6 +77,11 @@ def build_second(
     return SecondEncoder(model, score, Lazy(partial(load_backbone, backbone)), independence)
 
 
+def second_stages(config: InstrumentConfig, store: ArtifactStore) -> list[Stage]:
+    """Stages of the second encoder; raises EncodingError as `build_second`."""
+    return _plan(config, store)[0]
+
+
 def second_is_built(config: InstrumentConfig, store: ArtifactStore) -> bool:
     """Whether the second encoder can be opened without building anything; raises EncodingError as `build_second`."""
     return all(store.find(stage.recipe) is not None for stage in _plan(config, store)[0])

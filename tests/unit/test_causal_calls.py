@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from test_counterfactual_effects import tried
+from test_counterfactual_effects import trial
 
 from mine_core.artifacts import ArtifactStore
 from mine_core.config import InstrumentConfig, cache_directory
 from mine_core.errors import EditError
 from mine_core.experiments import causal_calls
-from mine_core.experiments.causal_calls import correlated_things, inserted_things, measure_calls, planted_things
+from mine_core.experiments.causal_calls import called_by_edits, correlated_things, inserted_things, measure_calls, planted_things
 from mine_core.experiments.planted import truth_of
 from mine_core.experiments.planted_words import planted_words
 from mine_core.instrument import build_instrument
@@ -23,7 +23,7 @@ def test_a_cause_moves_at_least_half_as_much_as_the_strongest(monkeypatch, small
         if request.word == "dog":
             raise EditError("nothing to cut out")
         shift = EFFECTS[request.word] + 0.2 * rng.normal()
-        return tried(2, shift, 0.0, {"elsewhere": 0.1}, verified=request.word != "clown" or request.stimulus % 2 == 0).trial
+        return trial(2, shift, {"elsewhere": 0.1}, verified=request.word != "clown" or request.stimulus % 2 == 0)
 
     monkeypatch.setattr(causal_calls, "run_trial", run)
     assert inserted_things(small.instrument, 2, ("person", "ball", "dog")) == ("ball",)
@@ -55,12 +55,17 @@ def planted():
     return instrument, truth_of(instrument)
 
 
+def by_edits(instrument):
+    things = planted_things(instrument)
+    return lambda voxels: [called_by_edits(instrument, voxel, things) for voxel in voxels]
+
+
 def test_an_encoder_that_believes_in_the_company_is_refuted_by_measured_responses(monkeypatch, planted, rng) -> None:
     """Every insertion raises the prediction here, as where the encoder learnt the company: drivers pass, company and nulls do not."""
     instrument, truth = planted
     monkeypatch.setattr(causal_calls, "inserted_things", lambda instrument, voxel, words: tuple(words))
     monkeypatch.setattr(causal_calls, "N_CONFOUNDED", 40)
-    found = measure_calls(instrument, truth, rng, lambda *progress: None)
+    found = measure_calls(instrument, truth, rng, by_edits(instrument))
     confounded, null = found["confounded"], found["null"]
     assert confounded["n"] == 40 and null["n"] == causal_calls.N_NULL
     assert confounded["false_positive_rate_insertion_alone"]["mean"] > 0.8  # the edit alone cannot refute it
@@ -74,7 +79,7 @@ def test_both_halves_of_the_causal_test_are_needed(monkeypatch, planted, rng) ->
     instrument, truth = planted
     monkeypatch.setattr(causal_calls, "inserted_things", lambda instrument, voxel, words: ())
     monkeypatch.setattr(causal_calls, "N_CONFOUNDED", 5)
-    confounded = measure_calls(instrument, truth, rng, lambda *progress: None)["confounded"]
+    confounded = measure_calls(instrument, truth, rng, by_edits(instrument))["confounded"]
     assert confounded["true_positive_rate_measured_alone"]["mean"] > 0 == confounded["true_positive_rate_causal"]["mean"]
 
 
@@ -86,7 +91,7 @@ def test_company_that_is_a_place_is_left_out_and_counted(monkeypatch, planted, r
         lambda instrument, voxels, *rest: {int(v): {m: set() for m in causal_calls.METHODS} for v in voxels},
     )
     monkeypatch.setattr(causal_calls, "N_CONFOUNDED", 10_000)
-    confounded = measure_calls(instrument, truth, rng, lambda *progress: None)["confounded"]
+    confounded = measure_calls(instrument, truth, rng, by_edits(instrument))["confounded"]
     voxels = truth.of_kind("confounded")
     words = [planted_words(truth, int(voxel)) for voxel in voxels[instrument.reliable[voxels]]]
     things = planted_things(instrument)

@@ -1,19 +1,21 @@
 """The paper's claims: descriptions without the image's pixels, identities of the measures, verdicts, and tasks that go on."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mine_core.batches import Task, Where, run_batch
+from mine_core.artifacts import ArtifactStore
+from mine_core.batches import Where
 from mine_core.errors import Cancelled, EditError, EncodingError
 from mine_core.experiments import claims
 from mine_core.experiments.claim_rows import Bench, _laid, _token_errors, faithfulness, guidance, reconstruction, tokens
 from mine_core.experiments.claim_sentences import ASKED, NOT_SHOWN, SAID, TITLES
 from mine_core.experiments.claim_summary import CONTRASTS, causes_entry, contrast_entry, planted_entry, ratio_entry
-from mine_core.experiments.claims import Piece, Settings, do_piece, find_claims, measure_claims, plain
+from mine_core.experiments.claims import Piece, Settings, find_claims, measure_claims, tasks_of
 from mine_core.experiments.composing import CutOuts, Said, describe_patches, neutral_ground
+from mine_core.experiments.pieces import measure_pieces, plain
 from mine_core.figures import contrasts_figure
 from mine_core.instrument import wanting
 from mine_core.instrument.second import build_second
@@ -267,9 +269,8 @@ def test_processes_keep_the_same_bytes(small: Any, bench: Bench, apart: Any, vox
     """`bench` has the second encoder built before the store is copied."""
     pieces = [Piece("tokens", voxel, "dog")]
     for root, workers in ((small.store.root, 1), (apart.root, 2)):
-        tasks = [Task(do_piece, (small.config, root, Settings(), piece)) for piece in pieces]
-        assert list(run_batch(tasks, Where(workers), root)) == [0]
-    claims._BENCHES.clear()
+        asked = [asdict(piece) for piece in pieces]
+        measure_pieces(tasks_of(small.config, Settings()), asked, small.config, ArtifactStore(root), where=Where(workers))
     kept = [
         {path.relative_to(root): path.read_bytes() for path in root.glob("claim/*/rows.json")}
         for root in (small.store.root, apart.root)

@@ -8,14 +8,14 @@ from phantom_cortex import toy_cortex
 
 from mine_core.experiments import planted_edits
 from mine_core.experiments.counterfactual_effects import (
-    Tried,
     _agreement,
     _controls,
     _effects,
     _guided,
 )
 from mine_core.experiments.planted_edits import true_shift
-from mine_core.instrument.trials import Trial
+from mine_core.experiments.tried import Tried
+from mine_core.instrument.trials import EditRequest, Trial
 from mine_core.subjects.phantom.scenes import sample_scene
 from mine_core.subjects.phantom.truth import PlantedTruth, drive, object_masks, stimulus_id
 from mine_core.subjects.phantom.tuning import plant_tuning
@@ -29,13 +29,17 @@ def edit_of(mask: np.ndarray, instruction: str = "remove what drives the voxel",
     return ImageEdit(blank, blank, mask, instruction, "fill", 0, 0, True, record)
 
 
-def tried(voxel: int, shift: float, truth: float, controls: dict[str, float], *, insert: bool = False, verified: bool = True) -> Tried:
+def trial(voxel: int, shift: float, controls: dict[str, float], *, verified: bool = True) -> Trial:
     values = np.zeros((len(controls), 9))
     values[:, voxel] = list(controls.values())
     moved = np.where(np.arange(9) == voxel, shift, 0.0)
     shown = PredictedShift(0 * moved, moved, moved, values, tuple(controls), np.ones(9), np.ones(9, int), "guide", None)
-    edit = edit_of(np.ones((SIDE, SIDE), bool), "insert a ball" if insert else "remove it")
-    return Tried(voxel, 0, Trial(replace(edit, verified=verified), shown, 0.0, ""), truth)
+    return Trial(replace(edit_of(np.ones((SIDE, SIDE), bool)), verified=verified), shown, 0.0, "")
+
+
+def tried(voxel: int, shift: float, truth: float, controls: dict[str, float], *, insert: bool = False, verified: bool = True) -> Tried:
+    request = EditRequest("insert" if insert else "remove", voxel, 0)
+    return Tried.of(request, trial(voxel, shift, controls, verified=verified), truth)
 
 
 @pytest.fixture

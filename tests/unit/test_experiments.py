@@ -26,6 +26,7 @@ from mine_core.experiments import (
 from mine_core.experiments.attribution_pointing import mass_on, points_at
 from mine_core.experiments.attribution_speed import random_backbone
 from mine_core.experiments.synthetic_subject import Size, synthetic_subject
+from mine_core.experiments.tried import Moved, Tried
 from mine_core.instrument.explain import explain_voxel
 from mine_core.instrument.trials import STAGES
 from mine_core.types import Responses, Splits, VoxelIndex
@@ -105,11 +106,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], dict[str, Any]]
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins are no instruments; a function that is to take one is called without the check of its types."""
-    for module in (encoding_accuracy, removal_effect):
-        for name in ("measure", "_summaries", "_places", "_over_voxels", "_test_pairs", "_null_voxels", "_shuffled", "summary"):
-            found = getattr(module, name, None)
-            if hasattr(found, "__wrapped__"):
-                monkeypatch.setattr(module, name, found.__wrapped__)
+    for name in ("measure", "_summaries", "_places", "_over_voxels", "_test_pairs", "_null_voxels", "_shuffled", "summary"):
+        found = getattr(encoding_accuracy, name, None)
+        if hasattr(found, "__wrapped__"):
+            monkeypatch.setattr(encoding_accuracy, name, found.__wrapped__)
 
 
 def test_encoding_accuracy_is_what_the_toy_voxels_were_given(unchecked: None, measured: Callable[[Any], dict[str, Any]]) -> None:
@@ -171,15 +171,13 @@ def test_null_voxels_are_counted_where_they_were_planted(
     np.testing.assert_allclose(plain["found_interval"], [0.025**0.5, 1])
 
 
-def trial(shift: float, controls: list[float], instant: float) -> Any:
-    table = np.array(controls)[:, None]
-    rank = 1 + int((table <= shift).sum())
-    shown = SimpleNamespace(shift=np.array([shift]), controls=table, control_names=("x",) * len(controls), rank=np.array([rank]))
-    return SimpleNamespace(shift=shown, instant=instant, edit=SimpleNamespace(changed_outside_mask=0))
+def removed(shift: float, controls: tuple[float, ...], instant: float) -> Tried:
+    moved = Moved(shift, 1 + sum(control <= shift for control in controls), controls)
+    return Tried(0, 0, False, True, moved, ("x",) * len(controls), None, instant, 0, None)
 
 
-def test_the_effect_of_removal_is_its_shift_beyond_the_mean_control(unchecked: None) -> None:
-    trials = [(0, trial(-3.0, [-1.0, 0.0, 1.0], -2.0)), (0, trial(-1.0, [-2.0, 0.0], -0.5)), (0, trial(-2.0, [0.5, -0.5], -1.25))]
+def test_the_effect_of_removal_is_its_shift_beyond_the_mean_control() -> None:
+    trials = [removed(-3.0, (-1.0, 0.0, 1.0), -2.0), removed(-1.0, (-2.0, 0.0), -0.5), removed(-2.0, (0.5, -0.5), -1.25)]
     found = removal_effect.summary(trials, 4)
     assert (found["n_pairs"], found["n_not_editable"], found["n_controls_median"]) == (3, 4, 2.0)
     assert found["beyond_all_controls"] == pytest.approx(2 / 3)

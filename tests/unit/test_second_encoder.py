@@ -1,7 +1,6 @@
 """The second encoder checks edits and never guides them."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from mine_core.backbones.presets import Availability, load_backbone
 from mine_core.encoding.ridge import fit_ridge
 from mine_core.errors import Cancelled, EncodingError, MineError
 from mine_core.experiments import removal_effect
+from mine_core.experiments.tried import Moved, Tried
 from mine_core.features import load_features
 from mine_core.instrument import second as module
 from mine_core.instrument.second import build_second, second_backbone, second_is_built
@@ -96,14 +96,13 @@ def test_building_it_can_be_stopped(small):
 
 
 def test_only_voxels_that_it_predicts_reliably_are_counted_in_its_check_of_removals():
-    def trial(shift: float, controls: list[float]) -> Any:
-        table = np.array(controls)[:, None].repeat(2, axis=1)
-        rank = np.full(2, 1 + int((np.array(controls) <= shift).sum()))
-        return SimpleNamespace(check=SimpleNamespace(shift=np.full(2, shift), controls=table, rank=rank))
+    def removed(voxel: int, shift: float, controls: tuple[float, ...]) -> Tried:
+        guiding = Moved(9.0, 9, controls)
+        checking = Moved(shift, 1 + sum(control <= shift for control in controls), controls)
+        return Tried(voxel, 0, False, True, guiding, ("x",) * len(controls), checking, 0.0, 0, None)
 
-    count = getattr(removal_effect.checked, "__wrapped__", removal_effect.checked)
-    trials = [(0, trial(-3.0, [-1.0, 1.0])), (0, trial(0.5, [0.0, 1.0])), (1, trial(-9.0, [0.0, 0.0]))]
-    found = count(trials, np.array([True, False]))
+    trials = [removed(0, -3.0, (-1.0, 1.0)), removed(0, 0.5, (0.0, 1.0)), removed(1, -9.0, (0.0, 0.0))]
+    found = removal_effect.checked(trials, np.array([True, False]))
     assert (found["n_pairs"], found["lower_after_removal"], found["beyond_all_controls"]) == (2, 0.5, 0.5)
     assert found["effect_size"] == pytest.approx((-3.0 + 0.0) / 2)
-    assert count(trials, np.array([False, True])) == {"n_pairs": 1}
+    assert removal_effect.checked(trials, np.array([False, True])) == {"n_pairs": 1}

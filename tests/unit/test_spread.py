@@ -1,4 +1,4 @@
-"""Embedding on many workers: the same bytes as in one process, nothing twice, and nothing left over."""
+"""Stages made by workers: the same bytes as in one process, nothing twice, and nothing left over."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,8 +16,10 @@ from mine_core.cli import main
 from mine_core.errors import BackboneError
 from mine_core.instrument import spread
 from mine_core.instrument.feature_makers import BATCH
+from mine_core.instrument.second import second_is_built
 from mine_core.instrument.stages import stages_of
 
+ELSEWHERE = Where(workers=2)
 ARRAYS = ("pooled.npy", "patches.npy", "remainder.npy", "features.json")
 
 
@@ -53,10 +55,10 @@ def here(tasks: list[Task], *_: Any) -> Iterator[int]:
 
 def test_processes_make_the_features_of_an_unbroken_build(small: Any, unembedded: ArtifactStore) -> None:
     told: list[tuple[int, int, str]] = []
-    spread.spread_features(small.config, unembedded, Where(workers=2), lambda *said: told.append(said))
+    spread.spread_stages(small.config, unembedded, ELSEWHERE, on_progress=lambda *said: told.append(said))
     assert same_as_small(small, unembedded)
     n = len(small.scenes)
-    assert told[-1][:2] == (n, n) and f"{n} of {n} images" in told[-1][2]
+    assert (n, n, f"Embedding the stimuli: {n} of {n} images") in told and told[-1][2] == "Ready"
     assert not unfinished(unembedded), "what was kept on the way is gone when it is joined"
 
 
@@ -69,7 +71,7 @@ def test_a_cluster_makes_them_too_and_goes_on_after_it_was_lost(small: Any, unem
         task.run(*task.arguments)
     assert unfinished(unembedded) == before, "what is kept is not made again"
     with cluster(port := free_port()):
-        spread.spread_features(small.config, unembedded, Where(dask=f"tcp://127.0.0.1:{port}"))
+        spread.spread_stages(small.config, unembedded, Where(dask=f"tcp://127.0.0.1:{port}"))
     assert same_as_small(small, unembedded)
 
 
@@ -83,14 +85,46 @@ def test_joining_embeds_nothing_that_was_embedded(small: Any, unembedded: Artifa
         reused.append(self)
 
     monkeypatch.setattr(KeptEmbeddings, "__init__", watched)
-    spread.spread_features(small.config, unembedded, Where())
+    spread.spread_stages(small.config, unembedded, ELSEWHERE)
     assert [kept.reused for kept in reused] == [0, 0, 0, 0, len(small.scenes)], "four parts embed, the last opening reads"
     assert same_as_small(small, unembedded)
 
 
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the tasks that are sent to workers from now on; they are done here."""
+    names: list[str] = []
+
+    def watched(tasks: list[Task], *_: Any) -> Iterator[int]:
+        names.extend(task.arguments[-1] if task.run is spread.make_stage else "part" for task in tasks)
+        return here(tasks)
+
+    monkeypatch.setattr(spread, "run_batch", watched)
+    return names
+
+
+def test_every_stage_that_is_missing_is_a_task(small: Any, unembedded: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage in stages_of(small.config, unembedded):
+        if stage.name in ("encoding", "captions"):
+            shutil.rmtree(unembedded.root / stage.recipe.kind / stage.recipe.key)
+    names = sent(monkeypatch)
+    spread.spread_stages(small.config, unembedded, ELSEWHERE)
+    assert names == [*["part"] * 4, "features", "encoding", "captions"]
+    for stage in stages_of(small.config, unembedded):
+        made, before = (store.root / stage.recipe.kind / stage.recipe.key for store in (unembedded, small.store))
+        for file in before.rglob("*.npy"):
+            assert (made / file.relative_to(before)).read_bytes() == file.read_bytes(), stage.name
+    names.clear()
+    spread.spread_stages(small.config, unembedded, ELSEWHERE)
+    assert not names
+    spread.spread_stages(small.config, unembedded, Where(), "second")
+    assert not names, "this process is not elsewhere"
+    spread.spread_stages(small.config, unembedded, ELSEWHERE, "second")
+    assert names == [*["part"] * 4, "features", "encoding"] and second_is_built(small.config, unembedded)
+
+
 def test_what_is_embedded_is_left_alone(small: Any, apart: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spread, "run_batch", lambda *_: pytest.fail("there is nothing to embed"))
-    spread.spread_features(small.config, apart, Where(workers=2))
+    spread.spread_stages(small.config, apart, ELSEWHERE)
     spread.embed_part(small.config, apart.root, slice(0, BATCH))
     assert not unfinished(apart)
 
@@ -99,9 +133,9 @@ def test_a_worker_that_cannot_embed_is_told_in_one_line(small: Any, unembedded: 
     def refuse(*_: Any) -> None:
         raise BackboneError("The weights of backbone 'phantom' are not on this machine.")
 
-    monkeypatch.setattr(spread, "run_batch", lambda tasks, where, shared: run_batch([Task(refuse, ()), *tasks], where, shared))
+    monkeypatch.setattr(spread, "run_batch", lambda tasks, _, shared: run_batch([Task(refuse, ()), *tasks], Where(), shared))
     with pytest.raises(BackboneError, match="are not on this machine"):
-        spread.spread_features(small.config, unembedded, Where())
+        spread.spread_stages(small.config, unembedded, ELSEWHERE)
     assert not unfinished(unembedded)
 
 
