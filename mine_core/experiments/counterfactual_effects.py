@@ -1,6 +1,7 @@
 """Do edits move predictions as they should, do controls stay put, and does the planted brain agree?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     voxels, words = _described(instrument, truth, rng)
     here: dict[str, Any] = {"opened": (instrument, second, truth), "where": where, "on_progress": on_progress}
     asked = [{"voxel": voxel, "word": words[voxel]} for voxel in voxels]
-    found = measure_pieces(EDITED, asked, config, store, title="editing what each voxel wants", **here)
+    edited = replace(EDITED, about={"second": second.key})
+    found = measure_pieces(edited, asked, config, store, title="editing what each voxel wants", **here)
 
     def called(of: Sequence[int]) -> list[Called]:
         return measure_pieces(CALLED, [{"voxel": voxel} for voxel in of], config, store, title=causal_calls.TITLE, **here)

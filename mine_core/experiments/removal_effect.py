@@ -38,7 +38,7 @@ def measure(config: InstrumentConfig, store: ArtifactStore, on_progress: OnProgr
     category = category[instrument.reliable[category]]
     voxels = np.random.default_rng(9).choice(category, min(N_VOXELS, len(category)), replace=False)
     found = measure_pieces(
-        Pieces("removal", _opened, removals),
+        Pieces("removal", _opened, removals, about={"second": second.key}),
         [{"voxel": voxel} for voxel in voxels.tolist()],
         config,
         store,

@@ -28,8 +28,7 @@ from mine_core.dictionary.quality import Quality, Stability, stability
 from mine_core.dictionary.tokens import LayerTokens, load_layers
 from mine_core.instrument.instrument import Instrument
 from mine_core.instrument.regions import known_group
-from mine_core.instrument.stages import RIDGE_CODE, SCORING_CODE, Run, Stage, encoding_stages, find_maker
-from mine_core.instrument.subjects import PHANTOM, custom_artifact
+from mine_core.instrument.stages import RIDGE_CODE, SCORING_CODE, Run, Stage, encoding_stages, find_maker, given_of
 from mine_core.types import IsCancelled, OnProgress
 
 SEEDS = (0, 1)
@@ -151,12 +150,7 @@ def build_dictionary(
         If `cancelled()` became True; finished stages and checkpoints are kept.
     """
     stages = (dictionary_stages if whole else page_stages)(config, store)
-    return Run(store, on_progress, cancelled).make(stages, given_artifacts(config, store))
-
-
-def given_artifacts(config: InstrumentConfig, store: ArtifactStore) -> dict[str, Artifact]:
-    """What stages are given beside each other: a subject that was imported."""
-    return {} if config.subject == PHANTOM else {"subject": custom_artifact(config.subject, store)}
+    return Run(store, on_progress, cancelled).make(stages, given_of(config, store))
 
 
 def dictionary_is_built(config: InstrumentConfig, store: ArtifactStore) -> bool:

@@ -18,7 +18,7 @@ from mine_core.config import InstrumentConfig
 from mine_core.errors import EncodingError
 from mine_core.instrument.instrument import Lazy
 from mine_core.instrument.persist import load_encoding
-from mine_core.instrument.stages import FitOn, Run, Stage, encoding_stages
+from mine_core.instrument.stages import FitOn, Run, Stage, encoding_stages, given_of
 from mine_core.instrument.subjects import PHANTOM, custom_artifact, subject_of
 from mine_core.profiles import LARGEST_Q, LEAST_R
 from mine_core.types import EncodingModel, EncodingScore, IsCancelled, OnProgress
@@ -70,8 +70,7 @@ def build_second(
         If `cancelled()` became True; finished stages are kept.
     """
     stages, backbone, independence = _plan(config, store)
-    given = {} if config.subject == PHANTOM else {"subject": custom_artifact(config.subject, store)}
-    made = Run(store, on_progress, cancelled).make(stages, given)
+    made = Run(store, on_progress, cancelled).make(stages, given_of(config, store))
     subject = subject_of(made["subject"])
     model, score = load_encoding(made["encoding"].path, subject.responses.voxels)
     return SecondEncoder(model, score, Lazy(partial(load_backbone, backbone)), independence)
