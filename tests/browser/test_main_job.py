@@ -31,9 +31,10 @@ def visit(page: Page, url: str) -> None:
 
 
 def settle(page: Page) -> None:
-    """Wait until Streamlit has stopped running the page."""
+    """Wait until Streamlit has stopped running the page; without its server, controls are dead and take no click."""
     page.wait_for_timeout(400)
-    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=LONG)
+    still = "[data-testid=stApp][data-test-script-state=notRunning][data-test-connection-state=CONNECTED]"
+    expect(page.locator(still)).to_be_visible(timeout=LONG)
     expect(page.get_by_test_id("stSpinner")).to_have_count(0, timeout=LONG)
     page.wait_for_timeout(400)
 

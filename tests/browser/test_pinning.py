@@ -71,6 +71,8 @@ def test_the_notebook_fits_the_window_alone_and_side_by_side(address, window, in
     page.screenshot(path=screenshots / f"notebook-{size[0]}.png", full_page=True)
     for position in (0, 1):
         page.get_by_text("Choose", exact=True).nth(position).click()
+        expect(page.get_by_role("checkbox", name="Choose").nth(position)).to_be_checked()
+        expect(page.get_by_text(f"{position + 1} chosen.")).to_be_visible(timeout=LONG)
         settle(page)
     expect(page.get_by_text("Side by side")).to_be_visible(timeout=LONG)
     page.screenshot(path=screenshots / f"notebook-beside-{size[0]}.png", full_page=True)
