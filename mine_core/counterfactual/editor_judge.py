@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from mine_core.backbones.base import Backbone
 from mine_core.backbones.presets import load_backbone
+from mine_core.counterfactual.asked import QUESTIONS, answers_of
 from mine_core.counterfactual.train_autoencoder import batches
 from mine_core.counterfactual.train_pairs import CropChunks
 from mine_core.counterfactual.windows import cut, cut_mask, whole_cells, window_around
@@ -25,12 +26,6 @@ BACKBONE = "phantom"
 JUDGED_SIZE, CELL = 96, 4
 FIRST_SEED = 900_000_000  # no scene of the editor's training
 GREY = 128
-DRAWN_ATTRIBUTES = ("colour", "expression", "glasses", "hat", "hair", "age", "view", "pose")
-QUESTIONS: dict[str, tuple[str, ...]] = {
-    "concept": tuple(concept.name for concept in scenes.CONCEPTS),
-    **{name: scenes.ATTRIBUTES[name] for name in DRAWN_ATTRIBUTES},
-}
-
 
 @dataclass(frozen=True)
 class Views:
@@ -80,12 +75,6 @@ def features_of(backbone: Backbone, views: Views) -> Float[np.ndarray, "view fea
     mean = np.einsum("np,npf->nf", share / share.sum(1, keepdims=True), patches)
     most = np.where(share[..., None] > 0, patches, -np.inf).max(1)
     return np.concatenate([found.pooled, mean, most], axis=1).astype(np.float32)
-
-
-def answers_of(items: Sequence[scenes.SceneObject]) -> dict[str, Int[np.ndarray, " item"]]:
-    """True answers per question; -1 where a question does not apply."""
-    told = [{"concept": item.concept, **dict(item.attributes)} for item in items]
-    return {name: np.array([values.index(each[name]) if name in each else -1 for each in told]) for name, values in QUESTIONS.items()}
 
 
 def rendered_views(n: int, first_seed: int, workers: int = 0) -> tuple[Views, list[scenes.SceneObject]]:

@@ -22,11 +22,14 @@ MINUTES = {
     "decoder": "decoder-minutes",
     "critic-latents": "critic-minutes",
 }
+AFTER = ("words", "families")  # stages that follow the denoiser's
 TAUGHT = {
     "critic-pictures": "A critic of pictures",
     "sharp": "The autoencoder again, with what that critic sees",
     "decoder": "Its decoder alone, half of what it sees being faces",
     "critic-latents": "A critic of latents, which the denoiser is to convince as well",
+    "words": "The text encoder alone, until all that prompts tell is legible in what the denoiser reads of them",
+    "families": "The denoiser again, a third of what it sees being families of faces that their words alone tell apart",
 }
 ATTRIBUTES = ("colour", "expression", "pose", "hair", "glasses", "hat", "age", "view")
 
@@ -96,6 +99,7 @@ def _training(training: dict[str, Any], shape: dict[str, Any]) -> list[str]:
         f"python -m mine_core.counterfactual.train_phantom --stage denoiser {_asked(denoiser, 'minutes')} "
         f"--rate {denoiser['recipe']['rate']:g} --pool {next(iter(training['pool'].values()))} "
         f"--first-size {next(iter(training['pool']))} --large-pool {list(training['pool'].values())[-1]} {window}",
+        *(_command_after(training, stage, window) for stage in AFTER if stage in training),
         "python -m mine_core.counterfactual.train_phantom --export",
         f"python -m mine_core.counterfactual.phantom_editor_quality --json assets/editors/{NAME}/{QUALITY}",
         "python -m mine_core.counterfactual.phantom_editor_card",
@@ -119,6 +123,14 @@ def _command(training: dict[str, Any], stage: str, window: str) -> str:
     rate = recipe["rate"] / 2 if stage.startswith("critic") else recipe["rate"]
     asked = f"{_asked(training[stage], MINUTES[stage])} --rate {rate:g} --batch {recipe['batch_size']}"
     return f"python -m mine_core.counterfactual.train_phantom --stage {stage} {asked} {window}"
+
+
+def _command_after(training: dict[str, Any], stage: str, window: str) -> str:
+    recipe, pools = training[stage]["recipe"], training["pools_after"]
+    asked = f"{_asked(training[stage], 'minutes')} --rate {recipe['rate']:g} --batch {recipe['batch_size']}"
+    sizes = f"--first-size {next(iter(training['pool']))} --pool {pools['pool']} --large-pool {pools['pool']}"
+    given = f"{sizes} --families {pools['families']}"
+    return f"python -m mine_core.counterfactual.train_phantom --stage {stage} {asked} {given} {window}"
 
 
 def _asked(stage: dict[str, Any], minutes: str) -> str:

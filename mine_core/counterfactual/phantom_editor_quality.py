@@ -18,14 +18,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from mine_core.config import cache_directory
+from mine_core.counterfactual.asked import DRAWN_ATTRIBUTES, QUESTIONS, answers_of, answers_told
 from mine_core.counterfactual.editor_judge import (
     BACKBONE,
-    DRAWN_ATTRIBUTES,
     FIRST_SEED,
-    QUESTIONS,
     Judge,
     Views,
-    answers_of,
     joined,
     rendered_views,
     trained_judge,
@@ -33,7 +31,6 @@ from mine_core.counterfactual.editor_judge import (
 )
 from mine_core.counterfactual.editor_loading import load_editor
 from mine_core.counterfactual.editors import Editor, create_editor
-from mine_core.counterfactual.train_critic import answers_told
 from mine_core.counterfactual.train_pairs import SCENE_SIZE, pairs_of, prompt_of
 from mine_core.statistics import share_interval, t_interval
 from mine_core.subjects.phantom import scenes

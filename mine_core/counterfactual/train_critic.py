@@ -18,73 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mine_core.counterfactual.editor_judge import QUESTIONS, answers_of
+from mine_core.counterfactual.asked import answers_of
 from mine_core.counterfactual.train_run import Run, StepLosses
 from mine_core.subjects.phantom import scenes
 
-WIDTH = 64
 ATTRIBUTE_WEIGHT = 0.3  # of each attribute's question, relative to that of the concept
-
-
-class Critic(nn.Module):
-    """Convolutions over a picture (or latents) and its mask; mean and maximum over places; one linear read-out per question.
-
-    Parameters
-    ----------
-    channels : of what it looks at; halvings : strided layers, two for latents of 16 cells a side, four for 64 pixels.
-    """
-
-    def __init__(self, channels: int, halvings: int) -> None:
-        super().__init__()
-        widths = [WIDTH * 2 ** max(0, level + 3 - halvings) // 2 for level in range(halvings + 1)]
-        layers: list[nn.Module] = [_block(channels + 1, widths[0]), _block(widths[0], widths[0])]
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
-            layers += [_block(before, after, stride=2), _block(after, after)]
-        self.layers = nn.ModuleList(layers)
-        self.answers = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(values)) for name, values in QUESTIONS.items()})
-
-    def seen(self, shown: Float[Tensor, "picture channel row col"], inside: Float[Tensor, "picture 1 row col"]) -> list[Tensor]:
-        """What each layer makes of what is under the mask."""
-        x = torch.cat([shown * inside, inside], dim=1).contiguous(memory_format=torch.channels_last)
-        found = []
-        for layer in self.layers:
-            x = layer(x)
-            found.append(x)
-        return found
-
-    def forward(self, shown: Tensor, inside: Tensor) -> dict[str, Float[Tensor, "picture answer"]]:
-        """Scores of the answers to each question."""
-        x = self.seen(shown, inside)[-1]
-        pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
-        return {name: head(pooled) for name, head in self.answers.items()}
-
-
-def _block(before: int, after: int, stride: int = 1) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU())
-
-
-def answers_told(items: Sequence[scenes.SceneObject | None], prompts: Sequence[str]) -> dict[str, Int[np.ndarray, " item"]]:
-    """True answers per question, -1 where the prompt does not say them."""
-    shown = [item for item in items if item is not None]
-    known = {name: iter(values) for name, values in answers_of(shown).items()}
-    found = {name: np.full(len(items), -1) for name in QUESTIONS}
-    for row, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
-        if item is None:
-            continue
-        for name, values in known.items():
-            answer = next(values)
-            if answer >= 0 and _told(name, QUESTIONS[name][answer], prompt):
-                found[name][row] = answer
-    return found
-
-
-def _told(question: str, answer: str, prompt: str) -> bool:
-    thing = {"glasses": "glasses", "hat": "a hat"}.get(question)
-    if thing:
-        return f"without {thing}" in prompt if answer == "no" else thing in prompt and f"without {thing}" not in prompt
-    if question == "view":
-        return f"looking {'ahead' if answer == 'front' else answer}" in prompt
-    return f" {answer} hair" in prompt if question == "hair" else answer in prompt.split()
 
 
 def answers_loss(

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mine_core.backbones.tracing import quick_dtype
+from mine_core.counterfactual.asked import answers_told
+from mine_core.counterfactual.critic import Critic
 from mine_core.counterfactual.phantom_editor import EditorShape, Part, build_scheduler, build_tokenizer
 from mine_core.counterfactual.train_autoencoder import to_pixels
-from mine_core.counterfactual.train_critic import Critic, answers_loss, answers_told
+from mine_core.counterfactual.train_critic import answers_loss
 from mine_core.counterfactual.train_pairs import pixels_of, prompt_of, read_items, written_items
 from mine_core.counterfactual.train_run import Run, StepLosses, write_tensors
 from mine_core.counterfactual.train_telling import SCALE
@@ -62,6 +64,12 @@ class Pool:
     def removed(self) -> Int[np.ndarray, " removal"]:
         """Rows of removals."""
         return np.flatnonzero([item is None for item in self.items])
+
+    def joined(self, other: "Pool") -> "Pool":
+        """These edits and then those of another pool."""
+        pairs = [(getattr(self, name), getattr(other, name)) for name in ("latents", "seen", "cells", "telling")]
+        latents, seen, cells, telling = (torch.cat(pair) for pair in pairs)
+        return Pool(latents, seen, cells, telling, (*self.items, *other.items))
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
         """Replace the file in one move."""
@@ -118,22 +126,27 @@ class DenoiserBatches(StepLosses):
         """The loss of one step's edits, times and noise."""
         recipe = self.run.recipe
         which = 0 if self.run.share_done() < LARGE_FROM else len(self.pools) - 1
-        pool, rows = self.pools[which], self.rows[which]
+        pool = self.pools[which]
         rng = np.random.default_rng([recipe.seed, step])
-        generator = recipe.generator(step)
-        n = recipe.batch_size
-        kinds = np.where(rng.random(n) >= INSERTED, 1, np.where(rng.random(n) < FACES, 2, 0))
-        chosen = torch.from_numpy(np.array([rng.choice(rows[kind]) for kind in kinds]))
+        chosen = torch.from_numpy(self.drawn(rng, which, recipe.batch_size))
         prompts = ["" if rng.random() < WORDLESS else prompt_of(pool.items[row], rng) for row in chosen]
-        # one time out of each n-th of the range: less noise in the gradient
-        strata = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
-        times = (strata * self.scheduler.config.num_train_timesteps).long()
-        noise = torch.randn(n, *pool.latents.shape[1:], generator=generator)
+        times, noise = self.noised(recipe.generator(step), pool.latents[chosen].float())
         ids = self.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
         told = answers_told([pool.items[row] for row in chosen], prompts) if self.critic is not None else {}
         answers = {name: torch.from_numpy(values) for name, values in told.items()}
         asked = partial(critic_of_expected, critic=self.critic, answers=answers) if self.critic is not None else None
         return partial(denoiser_loss, pool=pool, rows=chosen, ids=ids, times=times, noise=noise, run=self.run, asked=asked)
+
+    def drawn(self, rng: np.random.Generator, which: int, n: int) -> Int[np.ndarray, " edit"]:
+        """Rows of one step's edits in a pool."""
+        kinds = np.where(rng.random(n) >= INSERTED, 1, np.where(rng.random(n) < FACES, 2, 0))
+        return np.array([rng.choice(self.rows[which][kind]) for kind in kinds])
+
+    def noised(self, generator: torch.Generator, like: Tensor) -> tuple[Int[Tensor, " edit"], Tensor]:
+        """A time out of each n-th of the schedule, for less noise in the gradient, and noise shaped like the latents."""
+        n = len(like)
+        strata = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
+        return (strata * self.scheduler.config.num_train_timesteps).long(), torch.randn(like.shape, generator=generator)
 
 
 def denoiser_loss(

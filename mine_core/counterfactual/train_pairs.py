@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch.utils.data import Dataset
 
+from mine_core.counterfactual.asked import GROUP_NOUNS
 from mine_core.counterfactual.windows import SURROUNDINGS, cut, cut_mask, whole_cells, window_around
 from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.captions import with_article
@@ -21,7 +22,6 @@ from mine_core.subjects.phantom.scenes.concepts import DRAWN, LAYOUT
 
 SCENE_SIZE = 192
 REMOVED = "background"  # the prompt that asks for what is behind
-GROUP_NOUNS = {"faces": "face", "animals": "animal", "food": "food"}
 FACE_WEIGHT = 2.5  # faces have most to be told apart
 LEAST_VISIBLE = 0.97
 MOST_OF_IMAGE = 0.6

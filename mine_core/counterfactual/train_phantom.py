@@ -3,8 +3,9 @@
     python -m mine_core.counterfactual.train_phantom --autoencoder-minutes 14 --minutes 60 --threads 1
 
 Stages, each resumed where it was cut off: the autoencoder; a critic of pictures; the autoencoder again, with what that critic sees,
-and its decoder alone; pools of edits as latents, made once; a critic of latents; and the denoiser with its text encoder on those
-pools. Checkpoints (safetensors, one atomic file a stage with weights, average, optimiser and settings) go to
+and its decoder alone; pools of edits as latents, made once; a critic of latents; the denoiser with its text encoder on those
+pools; its text encoder alone, until all that prompts tell is legible; and the denoiser again, on families of faces as well.
+Checkpoints (safetensors, one atomic file a stage with weights, average, optimiser and settings) go to
 cache/training/phantom-editor. `--export` writes the averaged weights to assets/editors/phantom; `--take-up` makes checkpoints of what
 lies there, to go on from on a machine that has none.
 """
@@ -25,6 +26,7 @@ from mine_core.artifacts import hash_file
 from mine_core.backbones.tracing import quick_dtype
 from mine_core.config import cache_directory
 from mine_core.counterfactual import train_autoencoder
+from mine_core.counterfactual.critic import OF_LATENTS, Critic
 from mine_core.counterfactual.phantom_editor import (
     ASSETS,
     EditorShape,
@@ -37,21 +39,24 @@ from mine_core.counterfactual.phantom_editor import (
 )
 from mine_core.counterfactual.train_again import take_up, trained_before
 from mine_core.counterfactual.train_autoencoder import batches, trained_autoencoder
-from mine_core.counterfactual.train_critic import Critic, CriticBatches
+from mine_core.counterfactual.train_critic import CriticBatches
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
+from mine_core.counterfactual.train_families import MEMBERS, FamilyBatches, FamilyChunks
 from mine_core.counterfactual.train_pairs import prompt_words
 from mine_core.counterfactual.train_run import CHECKPOINT, Recipe, Run, read_about, read_state, under
 from mine_core.counterfactual.train_sharp import CROP_SEED, Crops, SharpBatches, made_crops
 from mine_core.counterfactual.train_telling import TellingChunks
+from mine_core.counterfactual.train_words import WordsBatches, build_readouts
 from mine_core.counterfactual.windows import SURROUNDINGS
 from mine_core.errors import EditError
 
 NAME = "phantom"
-POOL_SEED = 800_000_000
-CRITICS = {"critic-latents": (4, 2), "critic-pictures": (3, 4)}  # channels and halvings
+POOL_SEED, FAMILY_SEED = 800_000_000, 880_000_000
+FAMILY_SCENES = 32  # of a chunk: there must be a face among them
+CRITICS = {"critic-latents": OF_LATENTS, "critic-pictures": (3, 4)}  # channels and halvings
 ROUGHEST = {"critic-latents": 0.5, "critic-pictures": 0.1}  # SD of the noise they learn from; a painted mouth differs by less than .5
 FACES = 0.5  # of the pictures that the decoder's stage sees: of their cells each says something
-STAGES = ("all", "autoencoder", "critic-pictures", "sharp", "decoder", "pool", "critic-latents", "denoiser")
+STAGES = ("all", "autoencoder", "critic-pictures", "sharp", "decoder", "pool", "critic-latents", "denoiser", "words", "families")
 logger = logging.getLogger(__name__)
 
 
@@ -62,11 +67,18 @@ def autoencoder_run(recipe: Recipe, shape: EditorShape, device: torch.device, di
     return _resumed(Run(recipe, nn.ModuleDict({"autoencoder": build_autoencoder(shape)}), device), directory), shape
 
 
-def denoiser_run(recipe: Recipe, shape: EditorShape, device: torch.device, directory: Path) -> Run:
-    """A new denoiser with its text encoder, or those of the checkpoint in `directory`, with this recipe's schedule."""
+def denoiser_run(recipe: Recipe, shape: EditorShape, device: torch.device, directory: Path, before: Path | None = None) -> Run:
+    """A denoiser with its text encoder: that of the checkpoint in `directory`, else the average of one `before`, else a new one."""
     torch.manual_seed(recipe.seed + 1)
-    parts = {"denoiser": build_denoiser(shape), "text_encoder": build_text_encoder(shape)}
-    return _resumed(Run(recipe, nn.ModuleDict(parts), device), directory)
+    parts = nn.ModuleDict({"denoiser": build_denoiser(shape), "text_encoder": build_text_encoder(shape)})
+    if before is not None:
+        read_state(before)
+        tensors = under(load_file(before / CHECKPOINT), "average")
+        for name, part in parts.items():
+            part.load_state_dict(under(tensors, name))
+    if recipe.stage == "words":
+        parts["readouts"] = build_readouts(parts["denoiser"])
+    return _resumed(Run(recipe, parts, device), directory)
 
 
 def critic_run(recipe: Recipe, device: torch.device, directory: Path) -> Run:
@@ -109,16 +121,19 @@ def _resumed(run: Run, directory: Path) -> Run:
     return run
 
 
-def made_pool(root: Path, size: int, n_edits: int, workers: int, surroundings: float = SURROUNDINGS) -> Pool:
-    """The pool of a trained autoencoder for windows of `size` pixels: read, or made and kept."""
-    path = root / f"pool-{size}.safetensors"
+def made_pool(
+    root: Path, size: int, n_edits: int, workers: int, surroundings: float = SURROUNDINGS, *, families: bool = False
+) -> Pool:
+    """The pool of a trained autoencoder for windows of `size` pixels, of any edits or of families: read, or made and kept."""
+    name, chunks, seed = ("families", FamilyChunks, FAMILY_SEED) if families else ("pool", TellingChunks, POOL_SEED)
+    path = root / f"{name}-{size}.safetensors"
     weights = hash_file(autoencoder_folder(root) / CHECKPOINT)
-    about = {"autoencoder": weights, "n_edits": n_edits, "first_seed": POOL_SEED, "surroundings": surroundings, "telling": True}
+    about = {"autoencoder": weights, "n_edits": n_edits, "first_seed": seed, "surroundings": surroundings, "telling": True}
     if path.is_file() and read_about(path) == about:
         return Pool.load(path)
     autoencoder, shape = trained_autoencoder(autoencoder_folder(root))
-    chunks = batches(TellingChunks(POOL_SEED, size, shape.cell, surroundings=surroundings), 0, n_edits, workers)
-    pool = encode_pool(autoencoder, shape, chunks, n_edits)
+    rendered = chunks(seed, size, shape.cell, FAMILY_SCENES if families else 8, surroundings)
+    pool = encode_pool(autoencoder, shape, batches(rendered, 0, n_edits, workers), n_edits)
     pool.save(path, about)
     return pool
 
@@ -139,7 +154,8 @@ def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any
     """Write the averaged weights of both stages to `assets`/phantom, with how they came about, before they were taken up too."""
     autoencoder = finished_autoencoder(root)
     shape = EditorShape.from_dict(read_state(root / "denoiser")["shape"])
-    tensors = under(load_file(root / "denoiser" / CHECKPOINT), "average")
+    last = "families" if (root / "families" / CHECKPOINT).is_file() else "denoiser"
+    tensors = under(load_file(root / last / CHECKPOINT), "average")
     denoiser, text_encoder = build_denoiser(shape), build_text_encoder(shape)
     denoiser.load_state_dict(under(tensors, "denoiser"))
     text_encoder.load_state_dict(under(tensors, "text_encoder"))
@@ -153,10 +169,21 @@ def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any
             training[stage] = {"recipe": state["recipe"], "steps": state["progress"]["step"], "minutes": minutes}
         elif stage in before:
             training[stage] = before[stage]
-    for size in dict.fromkeys((shape.first_size, shape.size)):
-        training["pool"][str(size)] = read_about(root / f"pool-{size}.safetensors")["n_edits"]
+    training["pool"] = _pools_of(root, shape, training, before)
+    if (root / "families" / CHECKPOINT).is_file():
+        pool, families = (read_about(root / f"{name}-{shape.size}.safetensors")["n_edits"] for name in ("pool", "families"))
+        training["pools_after"] = {"pool": pool, "families": families // MEMBERS}
     assets.mkdir(parents=True, exist_ok=True)
-    return save_editor(assemble(shape, autoencoder, denoiser, text_encoder), shape, assets / NAME, {"training": training})
+    pipeline = assemble(shape, autoencoder, denoiser, text_encoder)
+    return save_editor(pipeline, shape, assets / NAME, {"training": training})
+
+
+def _pools_of(root: Path, shape: EditorShape, training: dict[str, Any], before: dict[str, Any]) -> dict[str, int]:
+    """Numbers of edits that the denoiser's stage saw, by the size of their windows; those of before, if it was not trained since."""
+    if before and training["denoiser"] == before["denoiser"]:
+        return before["pool"]
+    sizes = dict.fromkeys((shape.first_size, shape.size))
+    return {str(size): read_about(root / f"pool-{size}.safetensors")["n_edits"] for size in sizes}
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -170,6 +197,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--crops", type=int, default=14_000, help="pictures for the critic of pictures and the second stage")
     parser.add_argument("--pool", type=int, default=60_000, help="edits that the denoiser begins with")
     parser.add_argument("--large-pool", type=int, default=25_000, help="edits in windows of the final size")
+    parser.add_argument("--families", type=int, default=4_000, help=f"of {MEMBERS} faces each")
     parser.add_argument("--first-size", type=int, default=64, help="pixels of the windows that the denoiser begins with")
     parser.add_argument("--size", type=int, default=96, help="pixels of the final windows; as many: it has one pool")
     parser.add_argument("--surroundings", type=float, default=SURROUNDINGS, help="of a mask in its window, of its longer side")
@@ -235,7 +263,7 @@ def _crops(asked: argparse.Namespace, root: Path) -> Crops:
 def _train_critic(asked: argparse.Namespace, root: Path, device: torch.device, stage: str) -> None:
     run = critic_run(_recipe(asked, stage, asked.critic_minutes, 2 * asked.rate), device, root / stage)
     if stage == "critic-latents":
-        pool = _pools(asked, root, device)[-1]
+        pool = _pools(asked, root, device)[-1].joined(_families(asked, root))
         losses = CriticBatches(lambda rows: pool.latents[rows].float(), pool.cells, pool.items, run, roughest=ROUGHEST[stage])
     else:
         crops = _crops(asked, root)
@@ -249,6 +277,26 @@ def _train_denoiser(asked: argparse.Namespace, root: Path, device: torch.device)
     run = denoiser_run(recipe, shape, device, root / "denoiser")
     losses = DenoiserBatches(pools, shape, run, trained_critic(root, "critic-latents", device))
     run.train(losses, lambda done: done.save(root / "denoiser", shape.to_dict()), save_minutes=asked.save_minutes)
+
+
+def _train_words(asked: argparse.Namespace, root: Path, device: torch.device) -> None:
+    pool, shape = _families(asked, root), _shape(asked, root)
+    run = denoiser_run(_recipe(asked, "words", asked.minutes, asked.rate), shape, device, root / "words", root / "denoiser")
+    losses = WordsBatches(pool, shape, run)
+    run.train(losses, lambda done: done.save(root / "words", shape.to_dict()), save_minutes=asked.save_minutes)
+
+
+def _families(asked: argparse.Namespace, root: Path) -> Pool:
+    shape = _shape(asked, root)
+    return made_pool(root, shape.size, MEMBERS * asked.families, asked.workers, shape.surroundings, families=True)
+
+
+def _train_families(asked: argparse.Namespace, root: Path, device: torch.device) -> None:
+    shape, pool = _shape(asked, root), _pools(asked, root, device)[-1]
+    before = root / ("words" if (root / "words" / CHECKPOINT).is_file() else "denoiser")
+    run = denoiser_run(_recipe(asked, "families", asked.minutes, asked.rate), shape, device, root / "families", before)
+    losses = FamilyBatches(pool, _families(asked, root), shape, run, trained_critic(root, "critic-latents", device))
+    run.train(losses, lambda done: done.save(root / "families", shape.to_dict()), save_minutes=asked.save_minutes)
 
 
 def _train_sharp(asked: argparse.Namespace, root: Path, device: torch.device, stage: str) -> None:
@@ -270,6 +318,8 @@ _STAGES: dict[str, Callable[[argparse.Namespace, Path, torch.device], object]] =
     "pool": _pools,
     "critic-latents": partial(_train_critic, stage="critic-latents"),
     "denoiser": _train_denoiser,
+    "words": _train_words,
+    "families": _train_families,
 }
 
 

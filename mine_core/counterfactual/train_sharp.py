@@ -19,10 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mine_core.counterfactual.editor_judge import answers_of
+from mine_core.counterfactual.asked import answers_of
+from mine_core.counterfactual.critic import Critic
 from mine_core.counterfactual.phantom_editor import EditorShape
 from mine_core.counterfactual.train_autoencoder import LATENT_NOISE, batches, picture_error, to_pixels
-from mine_core.counterfactual.train_critic import Critic
 from mine_core.counterfactual.train_pairs import pixels_of, read_items, written_items
 from mine_core.counterfactual.train_run import Run, StepLosses, read_about, write_tensors
 from mine_core.counterfactual.train_telling import SCALE, TellingChunks

@@ -4,6 +4,7 @@ A mouth is a hundredth of a face, and its whole expression. An error that counts
 here each attribute counts the same, in however few pixels it shows.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -24,12 +25,11 @@ LEAST_CHANGE = 24  # of 255, in any channel
 SCALE = 8  # maps are kept as whole eighths, up to 31.9
 
 
-def telling_pixels(seed: int, item: scenes.SceneObject | None) -> dict[str, Bool[np.ndarray, "size size"]]:
-    """Pixels of the scene of this seed that change with each attribute of one of its faces; nothing for what is no face."""
+def telling_pixels(scene: scenes.Scene, item: scenes.SceneObject | None) -> dict[str, Bool[np.ndarray, "size size"]]:
+    """Pixels of a scene that change with each attribute of one of its faces; nothing for what is no face."""
     values = DRAWN.get(item.concept, {}) if item is not None else {}
     if item is None or "expression" not in values:
         return {}
-    scene = draw_scene(rng_of(seed), seed)
     before = scenes.render(scene, SCENE_SIZE).image.astype(int)
     found = {}
     for name, choices in values.items():
@@ -61,6 +61,10 @@ class TellingChunks(CropChunks):
     def __getitem__(self, number: int) -> TellingChunk:  # type: ignore[override]
         """Render chunk `number`."""
         pairs, pixels = self.pairs(number), cache(telling_pixels)
-        maps = [telling_map(pair, pixels(seed, pair.item), self.size, self.surroundings) for seed, pair in pairs]
-        kept = np.minimum(np.rint(SCALE * np.stack(maps)), 255).astype(np.uint8)
-        return *self.crops([pair for _, pair in pairs]), torch.from_numpy(kept)
+        told = [(pair, pixels(draw_scene(rng_of(seed), seed), pair.item)) for seed, pair in pairs]
+        return *self.crops([pair for _, pair in pairs]), self.maps(told)
+
+    def maps(self, told: Sequence[tuple[EditPair, dict[str, Bool[np.ndarray, "size size"]]]]) -> UInt8[Tensor, "edit row col"]:
+        """How much each pixel of each pair's window tells, in `SCALE`ths."""
+        maps = [telling_map(pair, pixels, self.size, self.surroundings) for pair, pixels in told]
+        return torch.from_numpy(np.minimum(np.rint(SCALE * np.stack(maps)), 255).astype(np.uint8))

@@ -10,12 +10,13 @@ from test_editor_training import CPU, RECIPE, made, pool_of, tiny
 from torch import nn
 
 from mine_core.counterfactual import train_denoiser, train_sharp
-from mine_core.counterfactual.editor_judge import QUESTIONS
+from mine_core.counterfactual.asked import QUESTIONS, answers_told
+from mine_core.counterfactual.critic import Critic
 from mine_core.counterfactual.phantom_editor import build_scheduler
 from mine_core.counterfactual.train_autoencoder import trained_autoencoder
-from mine_core.counterfactual.train_critic import ATTRIBUTE_WEIGHT, Critic, CriticBatches, answers_loss, answers_told
+from mine_core.counterfactual.train_critic import ATTRIBUTE_WEIGHT, CriticBatches, answers_loss
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, denoiser_loss
-from mine_core.counterfactual.train_pairs import CropChunks, draw_scene, pairs_of, prompt_of, read_items, written_items
+from mine_core.counterfactual.train_pairs import CropChunks, draw_scene, pairs_of, prompt_of, read_items, rng_of, written_items
 from mine_core.counterfactual.train_phantom import (
     autoencoder_folder,
     critic_run,
@@ -278,9 +279,9 @@ def test_share_of_faces_is_chosen(tmp_path) -> None:
 def test_what_tells_an_attribute_is_where_it_is_drawn_and_each_counts_the_same() -> None:
     """Against the renderer: another value changes these pixels and no others; a map is the mean of attributes of weight one."""
     seed, pair = next((seed, pair) for seed in range(40) for pair in pairs_of(seed) if pair.item and pair.item.concept == "woman")
-    pixels = telling_pixels(seed, pair.item)
+    pixels = telling_pixels(draw_scene(rng_of(seed), seed), pair.item)
     assert set(pixels) == {"expression", "glasses", "hat", "view", "hair", "age"}
-    scene = draw_scene(np.random.default_rng([0xED17, seed]), seed)
+    scene = draw_scene(rng_of(seed), seed)
     drawn = dict(pair.item.attributes)
     other = next(value for value in ("smiling", "serious") if value != drawn["expression"])
     changed = replace(pair.item, attributes=tuple((drawn | {"expression": other}).items()))
@@ -292,7 +293,7 @@ def test_what_tells_an_attribute_is_where_it_is_drawn_and_each_counts_the_same()
     assert whole.mean() == pytest.approx(1.0) and whole.min() == 0
     each = [telling_map(pair, {name: mask}, 96, 0.12) for name, mask in pixels.items() if (mask & pair.edit_mask).any()]
     assert np.allclose(whole, np.mean(each, axis=0), atol=1e-4)
-    assert not telling_map(pair, {}, 96, 0.12).any() and not telling_pixels(seed, CAR)
+    assert not telling_map(pair, {}, 96, 0.12).any() and not telling_pixels(scene, CAR)
 
 
 def test_maps_of_what_tells_belong_to_their_pictures() -> None:
@@ -300,7 +301,7 @@ def test_maps_of_what_tells_belong_to_their_pictures() -> None:
     assert torch.equal(plain[0], told[0]) and torch.equal(plain[1], told[1]) and plain[2] == told[2]
     pairs = [(seed, pair) for seed in range(15, 23) for pair in pairs_of(seed)]
     for (seed, pair), kept in zip(pairs, told[3], strict=True):
-        wanted = telling_map(pair, telling_pixels(seed, pair.item) if pair.item else {}, 48, 0.12)
+        wanted = telling_map(pair, telling_pixels(draw_scene(rng_of(seed), seed), pair.item), 48, 0.12)
         assert np.allclose(kept.numpy() / SCALE, np.minimum(wanted, 255 / SCALE), atol=0.5 / SCALE + 1e-6)
     assert told[3].any()
 
