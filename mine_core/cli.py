@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ def add_claims(commands: Any) -> None:
     command = add(commands, "claims", purpose, run_claims)
     command.add_argument("--voxels", type=int, default=16, help="how many, at random; more add to those that are done (default: 16)")
     command.add_argument("--editor", default="", metavar="NAME", help="a generative editor that makes the images, instead of cut-outs")
+    also = "further subjects, phantoms as phantom:SEED; what they and the first show together is told, and each beside it in --json"
+    command.add_argument("--also", nargs="+", default=[], metavar="SUBJECT", help=also)
 
 
 def add_encoding_speed(commands: Any) -> None:
@@ -230,12 +233,24 @@ def run_attribution_speed(options: argparse.Namespace, bar: Bar) -> dict[str, An
 def run_claims(options: argparse.Namespace, bar: Bar) -> dict[str, Any]:
     """Test the paper's claims."""
     from mine_core.experiments.claims import Settings, measure_claims
+    from mine_core.experiments.claims_together import measure_together
     from mine_core.instrument.spread import spread_stages
 
-    asked, config, where = Settings(options.voxels, options.editor), settings(options), where_of(options)
-    store = ArtifactStore(cache_directory())
-    spread_stages(config, store, where, on_progress=bar)
-    return measure_claims(config, store, asked, where=where, on_progress=bar)
+    asked, where, store = Settings(options.voxels, options.editor), where_of(options), ArtifactStore(cache_directory())
+    configs = [settings(options), *(_also(options, text) for text in options.also)]
+    for config in configs:
+        spread_stages(config, store, where, on_progress=bar)
+    if options.also:
+        return measure_together(configs, store, asked, where=where, on_progress=bar)
+    return measure_claims(configs[0], store, asked, where=where, on_progress=bar)
+
+
+def _also(options: argparse.Namespace, text: str) -> InstrumentConfig:
+    """Settings for a further subject; raises ConfigError for a seed that is no number."""
+    name, _, seed = text.partition(":")
+    if seed and not seed.isdecimal():
+        raise ConfigError(f"'{text}' was given; write a subject's name, or phantom:SEED with a number.")
+    return replace(settings(options), subject=name, seed=int(seed or 0))
 
 
 def run_evaluation(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -106,14 +106,47 @@ def measure_claims(
     Cancelled
         If `cancelled()` became True; finished tasks are kept.
     """
-    report, stopped = on_progress or (lambda *_: None), cancelled or (lambda: False)
+    report = on_progress or (lambda *_: None)
     found = store.find(_summary_recipe(config, store, settings))
     if found is not None:
         return found.json("claims")
-    instrument = build_instrument(config, store, on_progress=report, cancelled=stopped)
+    measured = measured_rows(config, store, settings, where=where, on_progress=on_progress, cancelled=cancelled)
+
+    def make(directory: Path) -> dict[str, Any]:
+        report(len(measured.rows), len(measured.rows), "fitting mixed models")
+        instrument, second = measured.instrument, measured.second
+        about: dict[str, Any] = {"subject": instrument.subject.name, "backbone": config.backbone, "settings": asdict(settings)}
+        about |= {"maker": maker_of(settings.editor).name, "second_encoder": None if second is None else second.independence}
+        summary = about | summarise(measured.rows, planted=instrument.truth_path is not None)
+        (directory / "claims.json").write_text(canonical_json(summary))
+        return {"n_tasks": len(measured.rows)}
+
+    return store.build(_summary_recipe(config, store, settings), make).json("claims")
+
+
+class Measured(NamedTuple):
+    """What all tasks on a subject found, and the two encoders that they asked."""
+
+    instrument: Instrument
+    second: SecondEncoder | None
+    rows: dict[Piece, list[Row]]
+
+
+def measured_rows(
+    config: InstrumentConfig,
+    store: ArtifactStore,
+    settings: Settings,
+    *,
+    where: Where = HERE,
+    on_progress: OnProgress | None = None,
+    cancelled: IsCancelled | None = None,
+) -> Measured:
+    """Do what is not done of a subject's tasks, and read what all of them found; refuses as `measure_claims`."""
+    report = on_progress or (lambda *_: None)
+    instrument = build_instrument(config, store, on_progress=report, cancelled=cancelled or (lambda: False))
     second = _second(config, store, report)
     pieces = pieces_of(instrument, settings.n_voxels)
-    measured = measure_pieces(
+    found = measure_pieces(
         tasks_of(config, settings),
         [asdict(piece) for piece in pieces],
         config,
@@ -121,20 +154,10 @@ def measure_claims(
         opened=_bench(instrument, second, settings),
         where=where,
         title=TITLE,
-        on_progress=report,
-        cancelled=stopped,
+        on_progress=on_progress,
+        cancelled=cancelled,
     )
-    rows = dict(zip(pieces, measured, strict=True))
-
-    def make(directory: Path) -> dict[str, Any]:
-        report(len(pieces), len(pieces), "fitting mixed models")
-        about: dict[str, Any] = {"subject": instrument.subject.name, "backbone": config.backbone, "settings": asdict(settings)}
-        about |= {"maker": maker_of(settings.editor).name, "second_encoder": None if second is None else second.independence}
-        summary = about | summarise(rows, planted=instrument.truth_path is not None)
-        (directory / "claims.json").write_text(canonical_json(summary))
-        return {"n_tasks": len(pieces)}
-
-    return store.build(_summary_recipe(config, store, settings), make).json("claims")
+    return Measured(instrument, second, dict(zip(pieces, found, strict=True)))
 
 
 def find_claims(config: InstrumentConfig, store: ArtifactStore, settings: Settings = DEFAULT) -> dict[str, Any] | None:
