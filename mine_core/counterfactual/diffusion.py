@@ -23,10 +23,20 @@ Asked = Literal["insert", "remove"]
 
 
 @dataclass(frozen=True, eq=False)
+class Specialist:
+    """A pipeline for prompts that hold one of its words, with a denoiser and a text encoder that learnt more of these."""
+
+    name: str
+    words: frozenset[str]
+    pipeline: Any
+
+
+@dataclass(frozen=True, eq=False)
 class LoadedPipeline:
     """A pipeline of diffusers in memory, which weights it has, where it runs, and a lock: it works on one edit at a time.
 
-    `offload` moves it to where it takes less memory and returns where that is, or None when there is no such place.
+    `offload` moves it to where it takes less memory and returns where that is, or None when there is no such place; `specialist`
+    paints some prompts in its stead, with the same autoencoder and scheduler.
     """
 
     pipeline: Any
@@ -34,6 +44,12 @@ class LoadedPipeline:
     placement: str
     offload: Callable[[], str | None] = lambda: None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    specialist: Specialist | None = None
+
+    def specialist_for(self, prompt: str) -> Specialist | None:
+        """What paints this prompt in the pipeline's stead; None where nothing does."""
+        found = self.specialist
+        return found if found is not None and not found.words.isdisjoint(prompt.split()) else None
 
 
 def read_instruction(instruction: str) -> tuple[Asked, str]:
@@ -143,7 +159,7 @@ class DiffusionEditor:
         return self.preset.insertion.format(what)
 
     def _record(self, asked: Asked, what: str, prompt: str, window: Window, edit_mask: np.ndarray) -> dict[str, Any]:
-        preset = self.preset
+        preset, specialist = self.preset, self.loaded.specialist_for(prompt)
         return {
             "asked": asked,
             "word": what,
@@ -152,6 +168,7 @@ class DiffusionEditor:
             "repository": preset.repository or f"assets/editors/{preset.name}",
             "weights": self.loaded.weights,
             "lora": preset.lora,
+            "specialist": specialist.name if specialist is not None else "",
             "scheduler": type(self.loaded.pipeline.scheduler).__name__,
             "guidance": preset.guidance if asked == "insert" else preset.removal_guidance,
             "strength": preset.strength,
@@ -210,7 +227,8 @@ class _Painting:
     def _called(self) -> UInt8[np.ndarray, "size size 3"]:
         import torch
 
-        pipeline, preset = self.loaded.pipeline, self.preset
+        specialist, preset = self.loaded.specialist_for(self.prompt), self.preset
+        pipeline = self.loaded.pipeline if specialist is None else specialist.pipeline
         self.steps_taken = 0
         generator = torch.Generator().manual_seed(self.seed)
         expected: list[Any] = []

@@ -1,10 +1,11 @@
 """Loading generative editors: from assets, or from the user's hub cache, to where they fit."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mine_core.counterfactual.diffusion import DiffusionEditor, LoadedPipeline
+from mine_core.counterfactual.diffusion import DiffusionEditor, LoadedPipeline, Specialist
 from mine_core.counterfactual.editor_presets import (
     EDITOR_WEIGHTS,
     LORA_WEIGHTS,
@@ -47,6 +48,7 @@ def load_editor(preset: str, device: str | None = None) -> DiffusionEditor:
 
 def load_from_assets(preset: EditorPreset, folder: Path, device: str = "cpu") -> DiffusionEditor:
     """Load an editor that was trained here, after a look at its weights' hash; raises EditError if it is not what it says."""
+    from mine_core.counterfactual.packing import read_denoiser
     from mine_core.counterfactual.phantom_editor import EditorShape, read_description
 
     described = read_description(folder)
@@ -58,11 +60,36 @@ def load_from_assets(preset: EditorPreset, folder: Path, device: str = "cpu") ->
         )
     if shape.size != preset.side:
         raise EditError(f"Editor '{preset.name}' paints {shape.size} pixels, its preset says {preset.side}; restore both.")
-    return DiffusionEditor(preset, load_pipeline(preset, folder, device, weights=described["sha256"]), frozenset(shape.words))
+    parts = {"unet": read_denoiser(folder / "unet")}
+    loaded = load_pipeline(preset, folder, device, weights=described["sha256"], parts=parts)
+    for name, words in described.get("specialist", {}).items():
+        # it shares an autoencoder, which must not be moved part by part
+        loaded = replace(loaded, specialist=_specialist(loaded.pipeline, folder / name, frozenset(words)), offload=lambda: None)
+    return DiffusionEditor(preset, loaded, frozenset(shape.words))
 
 
-def load_pipeline(preset: EditorPreset, folder: Path, device: str, *, weights: str) -> LoadedPipeline:
-    """Load a pipeline from a folder as its publisher saved it, and put it where it fits.
+def _specialist(pipeline: Any, folder: Path, words: frozenset[str]) -> Specialist:
+    """The denoiser and the text encoder of a folder, with all else that a pipeline has."""
+    from transformers import CLIPTextModel
+
+    from mine_core.counterfactual.packing import read_denoiser
+
+    like = {"device": pipeline.device, "dtype": pipeline.unet.dtype}
+    denoiser = read_denoiser(folder / "unet").to(**like)
+    try:
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True).to(**like)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EditError(f"{folder} cannot be read ({' '.join(str(error).split())[:300]}); restore its files.") from error
+    parts = {**pipeline.components, "unet": denoiser.eval(), "text_encoder": encoder.eval()}
+    other = type(pipeline)(**parts, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    return Specialist(folder.name, words, other)
+
+
+def load_pipeline(
+    preset: EditorPreset, folder: Path, device: str, *, weights: str, parts: dict[str, Any] | None = None
+) -> LoadedPipeline:
+    """Load a pipeline from a folder as its publisher saved it, but for `parts` that were read already, and put it where it fits.
 
     Raises
     ------
@@ -78,6 +105,7 @@ def load_pipeline(preset: EditorPreset, folder: Path, device: str, *, weights: s
     dtype = (torch.bfloat16 if preset.pipeline.startswith("Flux") else torch.float16) if on_gpu else torch.float32
     variant = {"variant": preset.variant} if preset.variant else {}
     more: dict[str, Any] = {} if preset.source == "assets" else {"use_safetensors": True}
+    more |= {name: part.to(dtype) for name, part in (parts or {}).items()}
     if preset.checked:
         more |= {"safety_checker": None, "requires_safety_checker": False}
     try:

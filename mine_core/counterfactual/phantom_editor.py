@@ -5,6 +5,7 @@ same code as the public ones: an autoencoder of 4x4 pixels a cell, a nine-channe
 and a DDIM scheduler with v-prediction and zero terminal SNR (Lin et al. 2024, arXiv:2305.08891).
 """
 
+import copy
 import json
 import os
 import shutil
@@ -25,11 +26,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from mine_core.artifacts import hash_file, hash_text, write_text
 from mine_core.config import PROJECT
+from mine_core.counterfactual.packing import save_denoiser
 from mine_core.counterfactual.windows import SURROUNDINGS
 from mine_core.errors import EditError
 
 ASSETS = PROJECT / "assets" / "editors"
 DESCRIBED = "editor.json"
+SPECIALIST = "faces"  # folder of what paints these better
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 LATENT_CHANNELS = 4  # the pipeline takes no other number
 # networks and pipelines of diffusers, whose classes hide from a type checker what they inherit
@@ -189,17 +192,28 @@ def assemble(shape: EditorShape, autoencoder: Part, denoiser: Part, text_encoder
     return pipeline
 
 
-def save_editor(pipeline: Pipeline, shape: EditorShape, directory: Path, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a pipeline in half precision, and a description that names the SHA-256 of its weights; replaced as a whole.
+def save_editor(
+    pipeline: Pipeline,
+    shape: EditorShape,
+    directory: Path,
+    described: Mapping[str, Any],
+    specialist: tuple[Part, CLIPTextModel] | None = None,
+) -> dict[str, Any]:
+    """Write a pipeline, its denoiser in eight bits and all else in half precision, and its description; replaced as a whole.
 
-    Returns what was written to editor.json.
+    The description names the SHA-256 of all weights, and is returned. `specialist` is a denoiser and its text encoder for some prompts.
     """
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
+    save_denoiser(pipeline.unet, temporary / "unet")
     dtype = pipeline.unet.dtype
     pipeline.to(dtype=torch.float16, silence_dtype_warnings=True)
     pipeline.save_pretrained(temporary)
     pipeline.to(dtype=dtype)
+    (temporary / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    if specialist is not None:
+        save_denoiser(specialist[0], temporary / SPECIALIST / "unet")
+        copy.deepcopy(specialist[1]).half().save_pretrained(temporary / SPECIALIST / "text_encoder")
     record = {"shape": shape.to_dict(), "sha256": weights_hash(temporary), **described}
     write_text(temporary / DESCRIBED, json.dumps(record, indent=1) + "\n")
     if directory.exists():

@@ -5,6 +5,7 @@ python -m mine_core.counterfactual.phantom_editor_card
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ TAUGHT = {
     "decoder": "Its decoder alone, half of what it sees being faces",
     "critic-latents": "A critic of latents, which the denoiser is to convince as well",
     "words": "The text encoder alone, until all that prompts tell is legible in what the denoiser reads of them",
-    "families": "The denoiser again, a third of what it sees being families of faces that their words alone tell apart",
+    "families": "The denoiser and text encoder for faces, from those before, on families of faces that their words alone tell apart",
 }
 ATTRIBUTES = ("colour", "expression", "pose", "hair", "glasses", "hat", "age", "view")
 
@@ -73,8 +74,18 @@ def _shape(described: dict[str, Any], megabytes: float) -> list[str]:
         f"- AutoencoderTiny of width {shape['width']}; UNet of {', '.join(map(str, shape['channels']))} channels that reads the "
         f"prompt through its time embedding and by attention; text encoder of {shape['text_layers']} layers, width "
         f"{shape['text_width']}, {len(shape['words'])} words; DDIM with v-prediction and zero terminal SNR.",
-        f"- Half precision, {megabytes:.1f} MB, hash of all weights `{described['sha256']}`.",
+        *_specialist(described.get("specialist", {})),
+        f"- Denoisers in eight bits a weight, all else in half precision, {megabytes:.1f} MB; hash of all weights "
+        f"`{described['sha256']}`.",
         "- The true picture behind an object is the scene drawn without it: removals were learnt from pairs, not guessed.",
+    ]
+
+
+def _specialist(specialists: dict[str, Sequence[str]]) -> list[str]:
+    return [
+        f"- Prompts with {', '.join(words[:-1])} or {words[-1]} are painted by a denoiser and a text encoder of the same shape "
+        f"(`{name}`), which learnt more of them and less of all else."
+        for name, words in specialists.items()
     ]
 
 

@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from mine_core.artifacts import write_text
-from mine_core.counterfactual.phantom_editor import EditorShape, build_autoencoder, build_denoiser, build_text_encoder, read_description
+from mine_core.counterfactual.packing import read_denoiser
+from mine_core.counterfactual.phantom_editor import SPECIALIST, EditorShape, build_autoencoder, build_text_encoder, read_description
 from mine_core.counterfactual.train_run import CHECKPOINT, Progress, Recipe, Run
 from mine_core.errors import EditError
 
 HISTORY = "shipped.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def take_up(shipped: Path, root: Path) -> None:
-    """Write a shipped editor's autoencoder and denoiser as checkpoints of their stages, and how it was trained so far beside them.
+    """Write a shipped editor's autoencoder and denoisers as checkpoints of their stages, and how it was trained so far beside them.
 
     Raises EditError if `root` holds checkpoints, or the editor cannot be read.
     """
@@ -46,9 +46,15 @@ def trained_before(root: Path) -> dict[str, Any]:
 
 
 def _stages(shipped: Path, shape: EditorShape) -> Iterator[tuple[str, nn.ModuleDict]]:
-    autoencoder, denoiser, text_encoder = build_autoencoder(shape), build_denoiser(shape), build_text_encoder(shape)
-    files = ((autoencoder, "vae", WEIGHTS), (denoiser, "unet", WEIGHTS), (text_encoder, "text_encoder", "model.safetensors"))
-    for module, folder, name in files:
-        module.load_state_dict({key: value.float() for key, value in load_file(shipped / folder / name).items()})
+    autoencoder = build_autoencoder(shape)
+    autoencoder.load_state_dict(_read(shipped / "vae" / "diffusion_pytorch_model.safetensors"))
     yield "autoencoder", nn.ModuleDict({"autoencoder": autoencoder})
-    yield "denoiser", nn.ModuleDict({"denoiser": denoiser, "text_encoder": text_encoder})
+    for stage, folder in (("denoiser", shipped), ("families", shipped / SPECIALIST)):
+        if folder.is_dir():
+            text_encoder = build_text_encoder(shape)
+            text_encoder.load_state_dict(_read(folder / "text_encoder" / "model.safetensors"))
+            yield stage, nn.ModuleDict({"denoiser": read_denoiser(folder / "unet").train(), "text_encoder": text_encoder})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return {key: value.float() for key, value in load_file(path).items()}

@@ -3,8 +3,8 @@
 A denoiser that sees each face once learns to paint faces and hardly to listen: what the words say of a mouth or of where somebody
 looks explains far less of its error than hair and clothes do. Members of a family have everything in common but their words, so what
 tells them apart is all that their prompts can teach. Few of a face's pixels tell it (`train_telling`), and only where there is much
-noise do words decide: where there is little, the picture has told it already. What it does not mend: the more of a step is faces, the
-sooner other things are forgotten, so what comes of it is to be measured on all concepts before it is exported.
+noise do words decide: where there is little, the picture has told it already. The more of a step is faces, the sooner other things are
+forgotten: what comes of this stage paints faces alone, and all else is painted by the denoiser of before.
 """
 
 from dataclasses import replace
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mine_core.counterfactual.asked import GROUP_NOUNS
 from mine_core.counterfactual.critic import Critic
 from mine_core.counterfactual.phantom_editor import EditorShape
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool
@@ -24,8 +25,9 @@ from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
+FACE_WORDS = (*(concept for concept, drawn in DRAWN.items() if "expression" in drawn), GROUP_NOUNS["faces"])
 MEMBERS = 4
-SHARE = 1 / 3  # of what the denoiser sees in this stage; the rest is drawn from its pool as before
+SHARE = 2 / 3  # of what the denoiser sees in this stage; the rest are single faces, whose hats differ
 LEAST_TIME = 0.25  # of the noise's schedule, 0 being the picture
 KEPT = "hat"  # a hat needs room that a region made for a bare head has not
 
@@ -67,21 +69,20 @@ def _with(seed: int, item: scenes.SceneObject, member: scenes.SceneObject) -> tu
 
 
 class FamilyBatches(DenoiserBatches):
-    """Losses of the denoiser on families of faces, and on its pool between them."""
+    """Losses of the denoiser on families of faces, and on single faces between them."""
 
     def __init__(self, pool: Pool, families: Pool, shape: EditorShape, run: Run, critic: Critic | None = None) -> None:
         if not families.items or len(families.items) % MEMBERS:
             raise EditError(f"{len(families.items)} edits make no whole families of {MEMBERS}.")
         super().__init__([pool.joined(families)], shape, run, critic)
-        # what is drawn singly is of the pool alone
-        self.rows = [(pool.inserted, pool.removed, pool.faces)]
+        self.single = pool.faces
         self.families = np.arange(len(pool.items), len(pool.items) + len(families.items)).reshape(-1, MEMBERS)
 
-    def drawn(self, rng: np.random.Generator, which: int, n: int) -> np.ndarray:
-        """Rows of whole families, then of single edits."""
+    def drawn(self, rng: np.random.Generator, which: int, n: int) -> np.ndarray:  # noqa: ARG002
+        """Rows of whole families, then of single faces."""
         n_families = round(SHARE * n / MEMBERS)
         chosen = self.families[rng.choice(len(self.families), n_families, replace=False)]
-        return np.concatenate([chosen.ravel(), super().drawn(rng, which, n - chosen.size)])
+        return np.concatenate([chosen.ravel(), rng.choice(self.single, n - chosen.size)])
 
     def noised(self, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
         """Times and noise, one of each for a whole family."""

@@ -4,7 +4,8 @@
 
 Stages, each resumed where it was cut off: the autoencoder; a critic of pictures; the autoencoder again, with what that critic sees,
 and its decoder alone; pools of edits as latents, made once; a critic of latents; the denoiser with its text encoder on those
-pools; its text encoder alone, until all that prompts tell is legible; and the denoiser again, on families of faces as well.
+pools; its text encoder alone, until all that prompts tell is legible; and both again, on families of faces as well, which paint faces
+in the stead of those before.
 Checkpoints (safetensors, one atomic file a stage with weights, average, optimiser and settings) go to
 cache/training/phantom-editor. `--export` writes the averaged weights to assets/editors/phantom; `--take-up` makes checkpoints of what
 lies there, to go on from on a machine that has none.
@@ -29,6 +30,7 @@ from mine_core.counterfactual import train_autoencoder
 from mine_core.counterfactual.critic import OF_LATENTS, Critic
 from mine_core.counterfactual.phantom_editor import (
     ASSETS,
+    SPECIALIST,
     EditorShape,
     Part,
     assemble,
@@ -41,7 +43,7 @@ from mine_core.counterfactual.train_again import take_up, trained_before
 from mine_core.counterfactual.train_autoencoder import batches, trained_autoencoder
 from mine_core.counterfactual.train_critic import CriticBatches
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
-from mine_core.counterfactual.train_families import MEMBERS, FamilyBatches, FamilyChunks
+from mine_core.counterfactual.train_families import FACE_WORDS, MEMBERS, FamilyBatches, FamilyChunks
 from mine_core.counterfactual.train_pairs import prompt_words
 from mine_core.counterfactual.train_run import CHECKPOINT, Recipe, Run, read_about, read_state, under
 from mine_core.counterfactual.train_sharp import CROP_SEED, Crops, SharpBatches, made_crops
@@ -73,9 +75,7 @@ def denoiser_run(recipe: Recipe, shape: EditorShape, device: torch.device, direc
     parts = nn.ModuleDict({"denoiser": build_denoiser(shape), "text_encoder": build_text_encoder(shape)})
     if before is not None:
         read_state(before)
-        tensors = under(load_file(before / CHECKPOINT), "average")
-        for name, part in parts.items():
-            part.load_state_dict(under(tensors, name))
+        averaged(before, parts["denoiser"], parts["text_encoder"])
     if recipe.stage == "words":
         parts["readouts"] = build_readouts(parts["denoiser"])
     return _resumed(Run(recipe, parts, device), directory)
@@ -151,14 +151,29 @@ def finished_autoencoder(root: Path) -> Part:
 
 
 def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """Write the averaged weights of both stages to `assets`/phantom, with how they came about, before they were taken up too."""
+    """Write the averaged weights to `assets`/phantom, those for faces if there are any beside them, and how they came about."""
     autoencoder = finished_autoencoder(root)
     shape = EditorShape.from_dict(read_state(root / "denoiser")["shape"])
-    last = "families" if (root / "families" / CHECKPOINT).is_file() else "denoiser"
-    tensors = under(load_file(root / last / CHECKPOINT), "average")
-    denoiser, text_encoder = build_denoiser(shape), build_text_encoder(shape)
+    described: dict[str, Any] = {"training": _training_of(root, shape, notes)}
+    specialist = None
+    if (root / "families" / CHECKPOINT).is_file():
+        specialist = averaged(root / "families", build_denoiser(shape), build_text_encoder(shape))
+        described["specialist"] = {SPECIALIST: list(FACE_WORDS)}
+    assets.mkdir(parents=True, exist_ok=True)
+    pipeline = assemble(shape, autoencoder, *averaged(root / "denoiser", build_denoiser(shape), build_text_encoder(shape)))
+    return save_editor(pipeline, shape, assets / NAME, described, specialist)
+
+
+def averaged(directory: Path, denoiser: Part, text_encoder: Part) -> tuple[Part, Part]:
+    """Both networks with the averaged weights of a checkpoint."""
+    tensors = under(load_file(directory / CHECKPOINT), "average")
     denoiser.load_state_dict(under(tensors, "denoiser"))
     text_encoder.load_state_dict(under(tensors, "text_encoder"))
+    return denoiser, text_encoder
+
+
+def _training_of(root: Path, shape: EditorShape, notes: Sequence[str]) -> dict[str, Any]:
+    """How the checkpoints came about, before they were taken up too."""
     seeds = {"autoencoder": train_autoencoder.FIRST_SEED, "pool": POOL_SEED, "crops": CROP_SEED}
     before = trained_before(root)
     training: dict[str, Any] = {"notes": [*before.get("notes", []), *notes], "first_seed": seeds, "pool": {}}
@@ -170,12 +185,9 @@ def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any
         elif stage in before:
             training[stage] = before[stage]
     training["pool"] = _pools_of(root, shape, training, before)
-    if (root / "families" / CHECKPOINT).is_file():
-        pool, families = (read_about(root / f"{name}-{shape.size}.safetensors")["n_edits"] for name in ("pool", "families"))
-        training["pools_after"] = {"pool": pool, "families": families // MEMBERS}
-    assets.mkdir(parents=True, exist_ok=True)
-    pipeline = assemble(shape, autoencoder, denoiser, text_encoder)
-    return save_editor(pipeline, shape, assets / NAME, {"training": training})
+    if "families" in training:
+        training["pools_after"] = _pools_after(root, shape, training, before)
+    return training
 
 
 def _pools_of(root: Path, shape: EditorShape, training: dict[str, Any], before: dict[str, Any]) -> dict[str, int]:
@@ -184,6 +196,14 @@ def _pools_of(root: Path, shape: EditorShape, training: dict[str, Any], before: 
         return before["pool"]
     sizes = dict.fromkeys((shape.first_size, shape.size))
     return {str(size): read_about(root / f"pool-{size}.safetensors")["n_edits"] for size in sizes}
+
+
+def _pools_after(root: Path, shape: EditorShape, training: dict[str, Any], before: dict[str, Any]) -> dict[str, int]:
+    """Numbers of edits and of families that the last stage saw; those of before, if it was not trained since."""
+    if training["families"] == before.get("families"):
+        return before["pools_after"]
+    pool, families = (read_about(root / f"{name}-{shape.size}.safetensors")["n_edits"] for name in ("pool", "families"))
+    return {"pool": pool, "families": families // MEMBERS}
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from randomised import randomise
 from torch import nn
 
 from mine_core.counterfactual import train_denoiser, train_phantom
+from mine_core.counterfactual.packing import packed, unpacked
 from mine_core.counterfactual.phantom_editor import EditorShape, build_denoiser, build_tokenizer, read_description, weights_hash
 from mine_core.counterfactual.train_again import take_up
 from mine_core.counterfactual.train_autoencoder import FIRST_SEED, autoencoder_loss, train_autoencoder, trained_autoencoder
@@ -254,9 +255,11 @@ def test_a_training_goes_on_from_what_was_shipped(tmp_path) -> None:
     take_up(described.parent, again)
     taken = denoiser_run(replace(recipe, steps=9), shape, CPU, again / "denoiser")
     assert (taken.progress.step, taken.progress.seconds, taken.recipe.steps) == (7, 600.0, 9)
-    kept = {name: value.half().float() for name, value in run.average.state_dict().items() if value.is_floating_point()}
-    for part in (taken.parts, taken.average):
-        assert all(torch.equal(part.state_dict()[name], value) for name, value in kept.items())
+    text_encoder = {name: value.half().to(value.dtype) for name, value in run.average["text_encoder"].state_dict().items()}
+    kept = {"denoiser": unpacked(packed(run.average["denoiser"].state_dict())), "text_encoder": text_encoder}
+    for parts in (taken.parts, taken.average):
+        for part, wanted in kept.items():
+            assert all(torch.equal(parts[part].state_dict()[name], value) for name, value in wanted.items())
     (tmp_path / "pool-32.safetensors").rename(again / "pool-32.safetensors")
     second = export(again, tmp_path / "second", ["and went on"])
     assert second["sha256"] == first["sha256"], "what was taken up and not trained is what was shipped"
