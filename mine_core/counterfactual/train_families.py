@@ -27,7 +27,7 @@ from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
 FACE_WORDS = (*(concept for concept, drawn in DRAWN.items() if "expression" in drawn), GROUP_NOUNS["faces"])
 MEMBERS = 4
-SHARE = 2 / 3  # of what the denoiser sees in this stage; the rest are single faces, whose hats differ
+SHARE = 1 / 3  # of what the denoiser sees in this stage; with two thirds, and single faces for the rest, it knew even faces less
 LEAST_TIME = 0.25  # of the noise's schedule, 0 being the picture
 KEPT = "hat"  # a hat needs room that a region made for a bare head has not
 
@@ -69,20 +69,21 @@ def _with(seed: int, item: scenes.SceneObject, member: scenes.SceneObject) -> tu
 
 
 class FamilyBatches(DenoiserBatches):
-    """Losses of the denoiser on families of faces, and on single faces between them."""
+    """Losses of the denoiser on families of faces, and on its pool between them."""
 
     def __init__(self, pool: Pool, families: Pool, shape: EditorShape, run: Run, critic: Critic | None = None) -> None:
         if not families.items or len(families.items) % MEMBERS:
             raise EditError(f"{len(families.items)} edits make no whole families of {MEMBERS}.")
         super().__init__([pool.joined(families)], shape, run, critic)
-        self.single = pool.faces
+        # what is drawn singly is of the pool alone
+        self.rows = [(pool.inserted, pool.removed, pool.faces)]
         self.families = np.arange(len(pool.items), len(pool.items) + len(families.items)).reshape(-1, MEMBERS)
 
-    def drawn(self, rng: np.random.Generator, which: int, n: int) -> np.ndarray:  # noqa: ARG002
-        """Rows of whole families, then of single faces."""
+    def drawn(self, rng: np.random.Generator, which: int, n: int) -> np.ndarray:
+        """Rows of whole families, then of single edits."""
         n_families = round(SHARE * n / MEMBERS)
         chosen = self.families[rng.choice(len(self.families), n_families, replace=False)]
-        return np.concatenate([chosen.ravel(), rng.choice(self.single, n - chosen.size)])
+        return np.concatenate([chosen.ravel(), super().drawn(rng, which, n - chosen.size)])
 
     def noised(self, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
         """Times and noise, one of each for a whole family."""
