@@ -24,11 +24,17 @@ Asked = Literal["insert", "remove"]
 
 @dataclass(frozen=True, eq=False)
 class Specialist:
-    """A pipeline for prompts that hold one of its words, with a denoiser and a text encoder that learnt more of these."""
+    """A pipeline for prompts that hold one of its words and tell more of it, with a denoiser and a text encoder that learnt these."""
 
     name: str
     words: frozenset[str]
+    told: frozenset[str]
     pipeline: Any
+
+    def paints(self, prompt: str) -> bool:
+        """Whether a prompt is painted with it: it names one of `words` and says one of `told`."""
+        said = frozenset(prompt.split())
+        return not self.words.isdisjoint(said) and not self.told.isdisjoint(said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +54,7 @@ class LoadedPipeline:
 
     def specialist_for(self, prompt: str) -> Specialist | None:
         """What paints this prompt in the pipeline's stead; None where nothing does."""
-        found = self.specialist
-        return found if found is not None and not found.words.isdisjoint(prompt.split()) else None
+        return self.specialist if self.specialist is not None and self.specialist.paints(prompt) else None
 
 
 def read_instruction(instruction: str) -> tuple[Asked, str]:

@@ -62,13 +62,13 @@ def load_from_assets(preset: EditorPreset, folder: Path, device: str = "cpu") ->
         raise EditError(f"Editor '{preset.name}' paints {shape.size} pixels, its preset says {preset.side}; restore both.")
     parts = {"unet": read_denoiser(folder / "unet")}
     loaded = load_pipeline(preset, folder, device, weights=described["sha256"], parts=parts)
-    for name, words in described.get("specialist", {}).items():
+    for name, prompts in described.get("specialist", {}).items():
         # it shares an autoencoder, which must not be moved part by part
-        loaded = replace(loaded, specialist=_specialist(loaded.pipeline, folder / name, frozenset(words)), offload=lambda: None)
+        loaded = replace(loaded, specialist=_specialist(loaded.pipeline, folder / name, prompts), offload=lambda: None)
     return DiffusionEditor(preset, loaded, frozenset(shape.words))
 
 
-def _specialist(pipeline: Any, folder: Path, words: frozenset[str]) -> Specialist:
+def _specialist(pipeline: Any, folder: Path, prompts: dict[str, list[str]]) -> Specialist:
     """The denoiser and the text encoder of a folder, with all else that a pipeline has."""
     from transformers import CLIPTextModel
 
@@ -83,7 +83,7 @@ def _specialist(pipeline: Any, folder: Path, words: frozenset[str]) -> Specialis
     parts = {**pipeline.components, "unet": denoiser.eval(), "text_encoder": encoder.eval()}
     other = type(pipeline)(**parts, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
-    return Specialist(folder.name, words, other)
+    return Specialist(folder.name, frozenset(prompts["words"]), frozenset(prompts["told"]), other)
 
 
 def load_pipeline(

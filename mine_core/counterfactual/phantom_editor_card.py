@@ -81,11 +81,11 @@ def _shape(described: dict[str, Any], megabytes: float) -> list[str]:
     ]
 
 
-def _specialist(specialists: dict[str, Sequence[str]]) -> list[str]:
+def _specialist(specialists: dict[str, dict[str, Sequence[str]]]) -> list[str]:
     return [
-        f"- Prompts with {', '.join(words[:-1])} or {words[-1]} are painted by a denoiser and a text encoder of the same shape "
-        f"(`{name}`), which learnt more of them and less of all else."
-        for name, words in specialists.items()
+        f"- Prompts for {', '.join(asked['words'][:-1])} or {asked['words'][-1]} that tell more of it ({', '.join(asked['told'])}) are "
+        f"painted by a denoiser and a text encoder of the same shape (`{name}`), which learnt these and less of all else."
+        for name, asked in specialists.items()
     ]
 
 

@@ -4,7 +4,7 @@ A denoiser that sees each face once learns to paint faces and hardly to listen: 
 looks explains far less of its error than hair and clothes do. Members of a family have everything in common but their words, so what
 tells them apart is all that their prompts can teach. Few of a face's pixels tell it (`train_telling`), and only where there is much
 noise do words decide: where there is little, the picture has told it already. The more of a step is faces, the sooner other things are
-forgotten: what comes of this stage paints faces alone, and all else is painted by the denoiser of before.
+forgotten: what comes of this stage paints faces of which something is told, and all else is painted by the denoiser of before.
 """
 
 from dataclasses import replace
@@ -25,11 +25,14 @@ from mine_core.errors import EditError
 from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
+KEPT = "hat"  # a hat needs room that a region made for a bare head has not
 FACE_WORDS = (*(concept for concept, drawn in DRAWN.items() if "expression" in drawn), GROUP_NOUNS["faces"])
+# what is said of a face beside its name; a bare name is painted better by the denoiser of before
+_VALUES = {value for values in DRAWN["man"].values() for value in values} - {"yes", "no", "front"}
+FACE_TOLD = tuple(sorted(_VALUES | {"ahead", "glasses", KEPT}))
 MEMBERS = 4
 SHARE = 1 / 3  # of what the denoiser sees in this stage; with two thirds, and single faces for the rest, it knew even faces less
 LEAST_TIME = 0.25  # of the noise's schedule, 0 being the picture
-KEPT = "hat"  # a hat needs room that a region made for a bare head has not
 
 
 def members_of(seed: int, item: scenes.SceneObject) -> tuple[scenes.SceneObject, ...]:

@@ -43,7 +43,7 @@ from mine_core.counterfactual.train_again import take_up, trained_before
 from mine_core.counterfactual.train_autoencoder import batches, trained_autoencoder
 from mine_core.counterfactual.train_critic import CriticBatches
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool, encode_pool
-from mine_core.counterfactual.train_families import FACE_WORDS, MEMBERS, FamilyBatches, FamilyChunks
+from mine_core.counterfactual.train_families import FACE_TOLD, FACE_WORDS, MEMBERS, FamilyBatches, FamilyChunks
 from mine_core.counterfactual.train_pairs import prompt_words
 from mine_core.counterfactual.train_run import CHECKPOINT, Recipe, Run, read_about, read_state, under
 from mine_core.counterfactual.train_sharp import CROP_SEED, Crops, SharpBatches, made_crops
@@ -158,7 +158,7 @@ def export(root: Path, assets: Path, notes: Sequence[str] = ()) -> dict[str, Any
     specialist = None
     if (root / "families" / CHECKPOINT).is_file():
         specialist = averaged(root / "families", build_denoiser(shape), build_text_encoder(shape))
-        described["specialist"] = {SPECIALIST: list(FACE_WORDS)}
+        described["specialist"] = {SPECIALIST: {"words": list(FACE_WORDS), "told": list(FACE_TOLD)}}
     assets.mkdir(parents=True, exist_ok=True)
     pipeline = assemble(shape, autoencoder, *averaged(root / "denoiser", build_denoiser(shape), build_text_encoder(shape)))
     return save_editor(pipeline, shape, assets / NAME, described, specialist)

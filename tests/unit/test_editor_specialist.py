@@ -18,7 +18,7 @@ from mine_core.counterfactual.editor_presets import find_editor_preset
 from mine_core.counterfactual.packing import PACKED, packed, read_denoiser, save_denoiser, unpacked
 from mine_core.counterfactual.phantom_editor import ASSETS, SPECIALIST, assemble, build_denoiser, build_text_encoder, weights_hash
 from mine_core.counterfactual.train_again import take_up
-from mine_core.counterfactual.train_families import FACE_WORDS
+from mine_core.counterfactual.train_families import FACE_TOLD, FACE_WORDS
 from mine_core.counterfactual.train_phantom import averaged, denoiser_run, export, finished_autoencoder
 from mine_core.counterfactual.train_run import CHECKPOINT, read_state
 from mine_core.errors import EditError
@@ -133,10 +133,10 @@ def painted(editor, asked, picture):
 
 def test_faces_alone_are_painted_by_what_learnt_them(shipped, picture) -> None:
     both, plain = (load_from_assets(PRESET, folder) for folder in shipped)
-    for asked in ("remove it", "insert a red ball", "insert a dog", "insert a dancer"):
+    for asked in ("remove it", "insert a red ball", "insert a dog", "insert a dancer", "insert a woman", "insert a photo of a face"):
         edit = painted(both, asked, picture)
         assert np.array_equal(edit.edited, painted(plain, asked, picture).edited) and edit.provenance["specialist"] == "", asked
-    for asked in ("insert a smiling woman with red hair", "insert a Face looking left", "insert a clown"):
+    for asked in ("insert a smiling woman with red hair", "insert a Face looking left", "insert a clown without glasses"):
         edit = painted(both, asked, picture)
         assert edit.provenance["specialist"] == SPECIALIST and np.array_equal(edit.edited, painted(both, asked, picture).edited)
         assert not np.array_equal(edit.edited, painted(plain, asked, picture).edited), asked
@@ -177,7 +177,8 @@ def test_a_training_goes_on_from_what_was_shipped_for_faces(shipped, tmp_path) -
     (again / "pool-32.safetensors").write_bytes(b"")
     second = export(again, tmp_path / "second")
     first = json.loads((shipped[0] / "editor.json").read_text())
-    assert second["sha256"] == first["sha256"] and second["specialist"] == first["specialist"] == {SPECIALIST: list(FACE_WORDS)}
+    assert second["sha256"] == first["sha256"] and second["specialist"] == first["specialist"]
+    assert first["specialist"] == {SPECIALIST: {"words": list(FACE_WORDS), "told": list(FACE_TOLD)}}
     assert second["training"] == first["training"] and first["training"]["pools_after"] == {"pool": 40, "families": 10}
 
 
