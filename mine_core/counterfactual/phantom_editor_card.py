@@ -49,7 +49,8 @@ def card(directory: Path) -> str:
         )
     megabytes = sum(file.stat().st_size for file in directory.rglob("*.safetensors")) / 1e6
     described["shape"] = {"surroundings": SURROUNDINGS} | described["shape"]  # editors of before had no other
-    parts = (_head(), _shape(described, megabytes), _training(described["training"], described["shape"]), _figures(quality), _limits())
+    made = (_shape(described, megabytes), _training(described["training"], described["shape"]))
+    parts = (_head(), *made, _figures(quality), _faces(quality["faces"]), _limits())
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -190,6 +191,31 @@ def _figures(quality: dict[str, Any]) -> list[str]:
         "",
         f"Seconds an edit with {seconds['threads']} thread(s), on a machine that was shared while measuring: {seconds['insert']:.2f} "
         f"to insert, {seconds['remove']:.2f} to remove.",
+    ]
+
+
+def _faces(faces: dict[str, Any]) -> list[str]:
+    judges = faces["judges"]
+    sets = list(judges["second"])
+    rows = [
+        f"| {question.capitalize()}, {name} judge | {share['value']:.3f} | {share['low']:.3f} to {share['high']:.3f} | {share['n']} | "
+        + " | ".join(f"{judged[each][question]['value']:.3f}" for each in sets[1:])
+        + " |"
+        for question in judges["second"]["painted"]
+        for name, judged in judges.items()
+        for share in (judged["painted"][question],)
+    ]
+    return [
+        "## Faces, by two judges",
+        "",
+        f"{faces['n']} more insertions, of faces alone, in scenes with seeds from {faces['first_seed']:,} on. The first judge is that "
+        "above, which was fit on sharp faces. The second is a small network that was fit on other rendered faces, sharp and "
+        "softened; it shares nothing with the editor or with the first. Where a judge errs about rendered faces that were softened "
+        "(by a Gaussian of that SD in pixels of a window of 96), it says of painted ones how sharp they are, not what they show.",
+        "",
+        f"| | {' | '.join(['painted', '95 % interval', 'n', *sets[1:]])} |",
+        f"|{' --- |' * (3 + len(sets))}",
+        *rows,
     ]
 
 

@@ -7,7 +7,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -31,12 +31,15 @@ from mine_core.counterfactual.editor_judge import (
 )
 from mine_core.counterfactual.editor_loading import load_editor
 from mine_core.counterfactual.editors import Editor, create_editor
+from mine_core.counterfactual.face_judge import FACE_QUESTIONS, faces_among, softened, trained_face_judge
 from mine_core.counterfactual.train_pairs import SCENE_SIZE, pairs_of, prompt_of
 from mine_core.statistics import share_interval, t_interval
 from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
-EVALUATION_SEED = 1_000_000
+EVALUATION_SEED, FACES_SEED = 1_000_000, 5_000_000
+FACES = tuple(name for name, drawn in DRAWN.items() if "expression" in drawn)
+SOFTNESS = (0.7, 1.2)  # pixels of a judge's view, the SD of what softens rendered faces
 RING = 4  # pixels of the ring whose median colour a removal is compared with
 logger = logging.getLogger(__name__)
 
@@ -51,15 +54,15 @@ class Insertion:
     prompt: str
 
 
-def insertions(n: int, first_seed: int = EVALUATION_SEED) -> list[Insertion]:
-    """Requests that go through all concepts in turn, under boxes and ovals of any aspect, anywhere in held-out scenes.
+def insertions(n: int, first_seed: int = EVALUATION_SEED, concepts: Sequence[str] = QUESTIONS["concept"]) -> list[Insertion]:
+    """Requests that go through `concepts` in turn, under boxes and ovals of any aspect, anywhere in held-out scenes.
 
     The longer side is a third to 60 % of the scene, the aspect 1:2 to 2:1.
     """
     found = []
     for number in range(n):
         rng = np.random.default_rng([first_seed, number])
-        concept = scenes.CONCEPTS[number % len(scenes.CONCEPTS)].name
+        concept = concepts[number % len(concepts)]
         drawn = tuple((name, str(rng.choice(values))) for name, values in DRAWN.get(concept, {}).items())
         item = scenes.SceneObject(concept, 0.5, 0.5, 0.5, drawn, number)
         image = scenes.render(scenes.sample_scene(first_seed + number), SCENE_SIZE).image
@@ -82,13 +85,17 @@ def measure_insertions(editor: Editor, judge: Judge, asked: Sequence[Insertion])
 
     A prompt that names a group, such as food, is answered by anything of it; attributes that a prompt does not tell count nowhere.
     """
-    edited, views = [], []
+    edited, views, told = _painted(editor, asked)
+    return _as_asked(judge, views, [request.item for request in asked], told), edited
+
+
+def _painted(editor: Editor, asked: Sequence[Insertion]) -> tuple[list[np.ndarray], Views, dict[str, Int[np.ndarray, " view"]]]:
+    """Edited images, what a judge sees of them, and what was told."""
+    edited = []
     for number, request in enumerate(asked):
-        edit = editor.edit(request.image, request.edit_mask, f"insert {request.prompt}", seed=number)
-        edited.append(edit.edited)
-        views.append(view_of(edit.edited, request.edit_mask))
-    items, prompts = [request.item for request in asked], [request.prompt for request in asked]
-    return _as_asked(judge, joined(views), items, answers_told(items, prompts)), edited
+        edited.append(editor.edit(request.image, request.edit_mask, f"insert {request.prompt}", seed=number).edited)
+    views = joined([view_of(image, request.edit_mask) for image, request in zip(edited, asked, strict=True)])
+    return edited, views, answers_told([request.item for request in asked], [request.prompt for request in asked])
 
 
 @runtime_checkable
@@ -101,8 +108,8 @@ class Encodes(Protocol):
         """The image, encoded and decoded under the mask."""
 
 
-def measure_round_trip(editor: Encodes, judge: Judge, n: int, first_seed: int = FIRST_SEED + 60_000_000) -> dict[str, Any]:
-    """What the judge finds in rendered insertions after the editor's autoencoder alone: no painting can be told apart better."""
+def passed_views(editor: Encodes, n: int, first_seed: int) -> tuple[Views, list[scenes.SceneObject]]:
+    """Views of rendered insertions after the editor's autoencoder alone, and what each shows: no painting can be told apart better."""
     views: list[Views] = []
     items: list[scenes.SceneObject] = []
     for seed in count(first_seed):
@@ -111,8 +118,36 @@ def measure_round_trip(editor: Encodes, judge: Judge, n: int, first_seed: int = 
                 views.append(view_of(editor.round_trip(pair.after, pair.edit_mask), pair.edit_mask))
                 items.append(pair.item)
         if len(items) >= n:
-            return _as_asked(judge, joined(views), items)
+            return joined(views), items
     raise AssertionError("seeds do not end")
+
+
+def measure_faces(
+    editor: Editor,
+    judges: Mapping[str, Callable[[Views], dict[str, Int[np.ndarray, " view"]]]],
+    asked: Sequence[Insertion],
+    rendered: tuple[Views, Sequence[scenes.SceneObject]],
+    passed: tuple[Views, Sequence[scenes.SceneObject]],
+) -> dict[str, Any]:
+    """Share of faces that are as their prompts asked, by several judges, beside what each finds in faces that are as they should be.
+
+    Parameters
+    ----------
+    rendered, passed : views of rendered things, and of others after the autoencoder alone, with what each shows. The rendered faces
+        are judged sharp and softened by `SOFTNESS`: a judge that errs there would err about soft paintings, whatever they show.
+    """
+    _, painted, told = _painted(editor, asked)
+    (sharp, drawn), (through, shown) = faces_among(*rendered), faces_among(*passed)
+    truth = answers_of(drawn)
+    sets = {"painted": (painted, told), "re-encoded": (through, answers_of(shown)), "rendered": (sharp, truth)}
+    sets |= {f"rendered, softened by {sd}": (softened(sharp, sd), truth) for sd in SOFTNESS}
+    return {name: {of: _shares(judge(views), answers) for of, (views, answers) in sets.items()} for name, judge in judges.items()}
+
+
+def _shares(found: Mapping[str, Int[np.ndarray, " view"]], told: Mapping[str, Int[np.ndarray, " view"]]) -> dict[str, dict[str, float]]:
+    """Per question about faces, the share that is as told, where it is told."""
+    asked = {name: told[name] >= 0 for name in FACE_QUESTIONS}
+    return {name: _share(found[name][where] == told[name][where]) for name, where in asked.items() if where.any()}
 
 
 def _as_asked(
@@ -192,6 +227,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--insertions", type=int, default=720)
     parser.add_argument("--removals", type=int, default=200)
+    parser.add_argument("--faces", type=int, default=240, help="more insertions, of faces alone, for two judges")
+    parser.add_argument("--workers", type=int, default=0, help="processes that render what a judge is fit on")
     parser.add_argument("--round-trips", type=int, default=600, help="rendered things through the autoencoder alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of edits to this PNG")
@@ -200,18 +237,26 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
 
     torch.set_num_threads(asked.threads)
-    judge = trained_judge(cache_directory() / "training" / "phantom-editor" / "judge.safetensors")
+    folder = cache_directory() / "training" / "phantom-editor"
+    judge, face_judge = trained_judge(folder / "judge.safetensors"), trained_face_judge(folder, workers=asked.workers)
     editor = load_editor("phantom", "cpu")
     requests = insertions(asked.insertions)
     report, edited = measure_insertions(editor, judge, requests)
-    views, items = rendered_views(1500, FIRST_SEED + 50_000_000)
+    rendered = rendered_views(1500, FIRST_SEED + 50_000_000)
+    passed = passed_views(editor, asked.round_trips, FIRST_SEED + 60_000_000)
+    faces = insertions(asked.faces, FACES_SEED, FACES)
     report = {
         "sha256": editor.loaded.weights,
         "first_seed": EVALUATION_SEED,
         "judge": f"The judge is read-outs of backbone `{BACKBONE}` fit on rendered objects; it sees what is under the mask alone.",
         "insertions": report,
-        "rendered": _as_asked(judge, views, items),
-        "round_trip": measure_round_trip(editor, judge, asked.round_trips),
+        "rendered": _as_asked(judge, *rendered),
+        "round_trip": _as_asked(judge, *passed),
+        "faces": {
+            "first_seed": FACES_SEED,
+            "n": len(faces),
+            "judges": measure_faces(editor, {"first": judge, "second": face_judge}, faces, rendered, passed),
+        },
         "removals": measure_removals([editor, create_editor("patch-fill"), create_editor("smooth-fill")], asked.removals),
         "seconds": measure_speed(editor, requests[:10]) | {"threads": asked.threads},
     }

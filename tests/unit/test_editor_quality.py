@@ -122,7 +122,7 @@ class Careful:
 
 def test_round_trip_without_loss_is_judged_as_what_was_rendered(rendered) -> None:
     judge = fit_judge(Colours(), *rendered)
-    kept, lost = (quality.measure_round_trip(Careful(loses), judge, 60, 900_000_000) for loses in (False, True))
+    kept, lost = (quality._as_asked(judge, *quality.passed_views(Careful(loses), 60, 900_000_000)) for loses in (False, True))
     pairs = [pair for seed in range(900_000_000, 900_000_040) for pair in pairs_of(seed) if pair.item is not None][:60]
     answers = judge(joined([view_of(pair.after, pair.edit_mask) for pair in pairs]))["concept"]
     assert kept["recognised"]["value"] == (answers == answers_of([pair.item for pair in pairs])["concept"]).mean() > 0.1
@@ -180,6 +180,10 @@ def a_report(folder, sha="abc") -> None:
     seconds = {"insert": 0.31, "remove": 0.2, "threads": 1}
     report = {"sha256": sha, "judge": "The judge is X.", "insertions": made, "rendered": made, "removals": removals, "seconds": seconds}
     report["round_trip"] = {name: share | {"value": 0.88} for name in ("recognised", "colour")}
+    judged = {
+        name: {"expression": share | {"value": 0.7}} for name in ("painted", "re-encoded", "rendered", "rendered, softened by 0.7")
+    }
+    report["faces"] = {"first_seed": 5, "n": 60, "judges": {"first": judged, "second": judged | {"painted": {"expression": share}}}}
     (folder / "quality.json").write_text(json.dumps(report))
     recipe = {"batch_size": 32, "rate": 1e-3, "precision": "bf16", "average": 0.998, "steps": 9, "minutes": 5.0, "seed": 1}
     stage = {"recipe": recipe, "steps": 8, "minutes": 4.0}
@@ -213,6 +217,9 @@ def test_card_tells_what_was_measured_and_refuses_other_weights(tmp_path) -> Non
         "0.31 to insert",
         "A note.",
         "64 x 64",
+        "| Expression, first judge | 0.700 | 0.800 to 0.950 | 50 | 0.700 | 0.700 | 0.700 |",
+        "| Expression, second judge | 0.900 | 0.800 to 0.950 | 50 | 0.700 | 0.700 | 0.700 |",
+        "| | painted | 95 % interval | n | re-encoded | rendered | rendered, softened by 0.7 |",
         "| phantom | 4.0 (3.0 to 5.0) | 3.5 | 1.2 (0.5 to 2.0) | 9 |",
     ):
         assert told in text, told
