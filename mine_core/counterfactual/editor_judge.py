@@ -1,8 +1,9 @@
 """An independent judge of the phantom's editor: read-outs of the backbone `phantom`, fit on rendered objects alone.
 
-It sees what is under the mask and nothing else of the window, and says which concept that shows, and each attribute that is
-drawn. Neither the backbone nor the read-outs took part in the editor's training, and none ever saw an edited picture. The judge's
-accuracy on rendered objects is the ceiling of what it can find in painted ones, and is measured beside them.
+It sees what is under the mask and nothing else of the window, the whole of it and its middle close up, and says which concept that
+shows, and each attribute that is drawn. It is fit on sharp renderings and on softened ones, for what is painted is soft. Neither the
+backbone nor the read-outs took part in the editor's training, and none ever saw an edited picture. The judge's accuracy on rendered
+objects is the ceiling of what it can find in painted ones, and is measured beside them.
 """
 
 import json
@@ -10,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from safetensors.numpy import load_file, save_file
 
+from mine_core.artifacts import hash_text
 from mine_core.backbones.base import Backbone
 from mine_core.backbones.presets import load_backbone
 from mine_core.counterfactual.asked import QUESTIONS, answers_of
@@ -26,6 +29,10 @@ BACKBONE = "phantom"
 JUDGED_SIZE, CELL = 96, 4
 FIRST_SEED = 900_000_000  # no scene of the editor's training
 GREY = 128
+LEAST_SIDE = 24  # pixels of a close-up
+SOFTEST = 1.6  # pixels, the SD of the widest Gaussian that softens a view
+ZONES = 3  # along each side of a close-up
+
 
 @dataclass(frozen=True)
 class Views:
@@ -64,8 +71,44 @@ def joined(views: Sequence[Views]) -> Views:
     return Views(np.concatenate([view.images for view in views]), np.concatenate([view.cells for view in views]))
 
 
+def close_up(
+    image: UInt8[np.ndarray, "row col 3"],
+    cells: Bool[np.ndarray, "y x"],
+    size: int,
+    rng: np.random.Generator | None = None,
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The middle square of what a view lets change, where a thing is that just fits it, all else grey; with `rng`, a little off."""
+    shown = np.where(np.kron(cells, np.ones((CELL, CELL), bool))[..., None], image, np.uint8(GREY))
+    rows, cols = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
+    box = CELL * np.array([rows[0], cols[0], rows[-1] + 1, cols[-1] + 1])
+    side, middle = float((box[2:] - box[:2]).min()), (box[:2] + box[2:]) / 2
+    if rng is not None:
+        middle = middle + rng.uniform(-0.06, 0.06, 2) * side
+        side *= rng.uniform(0.85, 1.1)
+    side = int(np.clip(side, LEAST_SIDE, min(image.shape[:2])))
+    top, left = (int(np.clip(round(at - side / 2), 0, length - side)) for at, length in zip(middle, image.shape, strict=False))
+    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    return cv2.resize(shown[top : top + side, left : left + side], (size, size), interpolation=interpolation)
+
+
+def close_ups(views: Views, size: int) -> UInt8[np.ndarray, "view size size 3"]:
+    """The close-up of each view."""
+    return np.stack([close_up(image, cells, size) for image, cells in zip(views.images, views.cells, strict=True)])
+
+
+def softened(views: Views, sd: float | Float[np.ndarray, " view"]) -> Views:
+    """Views blurred by a Gaussian of an SD in pixels, one for all or one for each; 0 leaves a view as it is."""
+    each = np.broadcast_to(sd, len(views.images))
+    blurred = [cv2.GaussianBlur(image, (0, 0), one) if one > 0 else image for image, one in zip(views.images, each, strict=True)]
+    return Views(np.stack(blurred), views.cells)
+
+
 def features_of(backbone: Backbone, views: Views) -> Float[np.ndarray, "view feature"]:
-    """Embedding of each view, everything outside its cells grey; and mean and maximum over the patches that its cells cover."""
+    """Features of each view, everything outside its cells grey: of the whole of it, and of the zones of its close-up.
+
+    Of the whole: its embedding, and mean and maximum over the patches that its cells cover. Of the close-up: its embedding, and the
+    mean over the patches of each of `ZONES` x `ZONES` zones.
+    """
     shown = np.kron(views.cells, np.ones((1, CELL, CELL), bool))[..., None]
     found = backbone.embed(np.where(shown, views.images, GREY).astype(np.uint8), batch_size=64)
     rows, cols = backbone.spec.grid
@@ -74,7 +117,11 @@ def features_of(backbone: Backbone, views: Views) -> Float[np.ndarray, "view fea
     patches = found.patches * (rows * cols)
     mean = np.einsum("np,npf->nf", share / share.sum(1, keepdims=True), patches)
     most = np.where(share[..., None] > 0, patches, -np.inf).max(1)
-    return np.concatenate([found.pooled, mean, most], axis=1).astype(np.float32)
+    near = backbone.embed(close_ups(views, JUDGED_SIZE), batch_size=64)
+    laid = (near.patches * (rows * cols)).reshape(n, rows, cols, -1)
+    strips = [strip for part in np.array_split(laid, ZONES, axis=1) for strip in np.array_split(part, ZONES, axis=2)]
+    zones = [strip.mean((1, 2)) for strip in strips]
+    return np.concatenate([found.pooled, mean, most, near.pooled, *zones], axis=1).astype(np.float32)
 
 
 def rendered_views(n: int, first_seed: int, workers: int = 0) -> tuple[Views, list[scenes.SceneObject]]:
@@ -89,6 +136,12 @@ def rendered_views(n: int, first_seed: int, workers: int = 0) -> tuple[Views, li
             break
     every = joined(views)
     return Views(every.images[:n], every.cells[:n]), items[:n]
+
+
+def with_softened(views: Views, items: Sequence[scenes.SceneObject], seed: int = 1) -> tuple[Views, list[scenes.SceneObject]]:
+    """Views, and each again, softened at random by up to `SOFTEST`; and what each shows."""
+    sd = np.random.default_rng(seed).uniform(0.05, SOFTEST, len(items))
+    return joined([views, softened(views, sd)]), [*items, *items]
 
 
 def fit_judge(backbone: Backbone, views: Views, items: Sequence[scenes.SceneObject]) -> Judge:
@@ -110,13 +163,14 @@ def fit_judge(backbone: Backbone, views: Views, items: Sequence[scenes.SceneObje
 
 
 def trained_judge(path: Path, n_pictures: int = 4000, *, workers: int = 0) -> Judge:
-    """Read the judge kept at `path`, or fit one on `n_pictures` rendered objects and keep it there."""
+    """Read the judge kept at `path`, or fit one on `n_pictures` rendered objects, sharp and softened, and keep it there."""
     backbone = load_backbone(BACKBONE, "cpu")
-    about = json.dumps({"n_pictures": n_pictures, "backbone": backbone.spec.weights_hash})
-    kept = path.with_name(f"{path.stem}-{n_pictures}-{backbone.spec.weights_hash[:12]}.safetensors")
+    made_of = {"n_pictures": n_pictures, "backbone": backbone.spec.weights_hash, "zones": ZONES, "softest": SOFTEST}
+    about = json.dumps(made_of)
+    kept = path.with_name(f"{path.stem}-{hash_text(about)[:12]}.safetensors")
     if kept.is_file():
         return _read(backbone, load_file(kept))
-    judge = fit_judge(backbone, *rendered_views(n_pictures, FIRST_SEED, workers))
+    judge = fit_judge(backbone, *with_softened(*rendered_views(n_pictures, FIRST_SEED, workers)))
     tables = {"mean": judge.mean, "scale": judge.scale}
     for name in QUESTIONS:
         tables |= {f"coef.{name}": judge.coef[name], f"intercept.{name}": judge.intercept[name], f"answers.{name}": judge.answers[name]}

@@ -1,9 +1,10 @@
 """A second judge of painted faces: a small network fit on rendered ones, sharp and softened.
 
-What is painted is softer than what is rendered. The first judge (`editor_judge`) was fit on sharp faces alone, and takes those for
-serious that a Gaussian of 0.7 pixels has softened, at which nobody would err; so what it says of painted faces is partly how sharp
-they are. This one looks closer, and has learnt what a face tells at any softness. It shares no weights, scenes or features with the
-editor or with the first judge, and never saw an edited picture. Its accuracy on rendered faces, sharp and softened, is measured beside.
+What is painted is softer than what is rendered, and a mouth is smaller than the patches that the first judge (`editor_judge`) reads:
+of faces that a Gaussian of 0.7 pixels has softened, at which nobody would err, it takes one in four for another expression. What it
+says of painted faces is partly how sharp they are. This one has learnt what a face tells at any softness. It shares no weights,
+scenes or features with the editor or with the first judge, and never saw an edited picture. Its accuracy on rendered faces, sharp and
+softened, is measured beside.
 """
 
 import json
@@ -13,16 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mine_core.artifacts import hash_text
 from mine_core.counterfactual.asked import QUESTIONS, answers_of
-from mine_core.counterfactual.editor_judge import CELL, FIRST_SEED, GREY, Views, rendered_views
+from mine_core.counterfactual.editor_judge import FIRST_SEED, SOFTEST, Views, close_up, close_ups, rendered_views, softened
 from mine_core.counterfactual.train_autoencoder import to_pixels
 from mine_core.counterfactual.train_critic import answers_loss
 from mine_core.counterfactual.train_run import Recipe, Run, StepLosses, write_tensors
@@ -30,8 +30,6 @@ from mine_core.subjects.phantom import scenes
 
 FACE_QUESTIONS = ("expression", "glasses", "hat", "hair", "age", "view")
 CLOSE_SIZE = 64
-SOFTEST = 1.6  # pixels, the SD of the widest Gaussian that softens a view
-LEAST_SIDE = 24  # pixels of a close-up
 WIDTHS = (24, 48, 48, 96, 96, 128, 128, 128)
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
 RECIPE = Recipe("face-judge", 2400, batch_size=32, rate=1e-3, weight_decay=0.02, precision="fp32")
@@ -67,33 +65,9 @@ class FaceJudge:
     @torch.inference_mode()
     def __call__(self, views: Views) -> dict[str, Int[np.ndarray, " view"]]:
         """Answer every question about faces for every view, as positions in `QUESTIONS`."""
-        close = np.stack([close_up(image, cells) for image, cells in zip(views.images, views.cells, strict=True)])
+        close = close_ups(views, CLOSE_SIZE)
         scores = [self.reader(to_pixels(torch.from_numpy(part))) for part in np.array_split(close, max(1, len(close) // 64))]
         return {name: torch.cat([part[name] for part in scores]).argmax(1).numpy() for name in FACE_QUESTIONS}
-
-
-def close_up(
-    image: UInt8[np.ndarray, "row col 3"], cells: Bool[np.ndarray, "y x"], rng: np.random.Generator | None = None
-) -> UInt8[np.ndarray, "close close 3"]:
-    """The middle square of what a view lets change, where a thing is that just fits it, all else grey; with `rng`, a little off."""
-    shown = np.where(np.kron(cells, np.ones((CELL, CELL), bool))[..., None], image, np.uint8(GREY))
-    rows, cols = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
-    box = CELL * np.array([rows[0], cols[0], rows[-1] + 1, cols[-1] + 1])
-    side, middle = float((box[2:] - box[:2]).min()), (box[:2] + box[2:]) / 2
-    if rng is not None:
-        middle = middle + rng.uniform(-0.06, 0.06, 2) * side
-        side *= rng.uniform(0.85, 1.1)
-    side = int(np.clip(side, LEAST_SIDE, min(image.shape[:2])))
-    top, left = (int(np.clip(round(at - side / 2), 0, length - side)) for at, length in zip(middle, image.shape, strict=False))
-    interpolation = cv2.INTER_AREA if side > CLOSE_SIZE else cv2.INTER_CUBIC
-    return cv2.resize(shown[top : top + side, left : left + side], (CLOSE_SIZE, CLOSE_SIZE), interpolation=interpolation)
-
-
-def softened(views: Views, sd: float | Float[np.ndarray, " view"]) -> Views:
-    """Views blurred by a Gaussian of an SD in pixels, one for all or one for each; 0 leaves a view as it is."""
-    each = np.broadcast_to(sd, len(views.images))
-    blurred = [cv2.GaussianBlur(image, (0, 0), one) if one > 0 else image for image, one in zip(views.images, each, strict=True)]
-    return Views(np.stack(blurred), views.cells)
 
 
 def faces_among(views: Views, items: Sequence[scenes.SceneObject]) -> tuple[Views, list[scenes.SceneObject]]:
@@ -116,7 +90,7 @@ class FaceBatches(StepLosses):
         rng = np.random.default_rng([recipe.seed, step])
         rows, mirrored = rng.integers(0, len(self.views.images), recipe.batch_size), rng.random(recipe.batch_size) < 0.5
         blurred = softened(Views(self.views.images[rows], self.views.cells[rows]), rng.uniform(0.05, SOFTEST, len(rows)))
-        close = np.stack([close_up(image, cells, rng) for image, cells in zip(blurred.images, blurred.cells, strict=True)])
+        close = np.stack([close_up(image, cells, CLOSE_SIZE, rng) for image, cells in zip(blurred.images, blurred.cells, strict=True)])
         close[mirrored] = close[mirrored, :, ::-1]
         shade = torch.from_numpy(rng.uniform([[0.8], [-0.1]], [[1.15], [0.1]], (2, len(rows)))).float()[..., None, None, None]
         grain = 0.04 * torch.randn((len(rows), 3, CLOSE_SIZE, CLOSE_SIZE), generator=recipe.generator(step))

@@ -17,6 +17,7 @@ from mine_core.errors import EditError
 NAME = "phantom"
 EDITORS = PROJECT / "assets" / "editors"
 DESCRIBED, QUALITY = "editor.json", "quality.json"
+SIDE = 96  # pixels of what a judge looks at
 MINUTES = {
     "critic-pictures": "critic-minutes",
     "sharp": "sharp-minutes",
@@ -174,7 +175,8 @@ def _figures(quality: dict[str, Any]) -> list[str]:
         "Insertions into held-out scenes, under boxes and ovals of any aspect (1:2 to 2:1). An attribute counts where the prompt "
         "tells it; a prompt that names a group, such as food, is answered by anything of it.",
         f"{quality['judge']} The column `rendered` is what the judge finds in truly rendered objects: its own ceiling; "
-        "`re-encoded`, in these after the autoencoder alone: what painting can reach. Intervals are 95 % (Wilson).",
+        "`re-encoded`, in these after the autoencoder alone: what painting can reach. Intervals are 95 % (Wilson). "
+        f"Of rendered objects softened by a Gaussian it recognises {_listed(quality['rendered_soft'])}.",
         "",
         "| | painted | 95 % interval | n | re-encoded | rendered | chance |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -194,6 +196,10 @@ def _figures(quality: dict[str, Any]) -> list[str]:
     ]
 
 
+def _listed(soft: dict[str, dict[str, Any]]) -> str:
+    return " and ".join(f"{found['recognised']['value']:.3f} (SD {sd} of {SIDE} pixels)" for sd, found in soft.items())
+
+
 def _faces(faces: dict[str, Any]) -> list[str]:
     judges = faces["judges"]
     sets = list(judges["second"])
@@ -209,9 +215,10 @@ def _faces(faces: dict[str, Any]) -> list[str]:
         "## Faces, by two judges",
         "",
         f"{faces['n']} more insertions, of faces alone, in scenes with seeds from {faces['first_seed']:,} on. The first judge is that "
-        "above, which was fit on sharp faces. The second is a small network that was fit on other rendered faces, sharp and "
-        "softened; it shares nothing with the editor or with the first. Where a judge errs about rendered faces that were softened "
-        "(by a Gaussian of that SD in pixels of a window of 96), it says of painted ones how sharp they are, not what they show.",
+        "above, which tells little of softened faces by the patches it reads. The second is a small network that was fit on other "
+        "rendered faces, sharp and softened; it shares nothing with the editor or with the first. Where a judge errs about rendered "
+        "faces that were softened (by a Gaussian of that SD in pixels of a window of 96), it says of painted ones how sharp they are, "
+        "not what they show.",
         "",
         f"| | {' | '.join(['painted', '95 % interval', 'n', *sets[1:]])} |",
         f"|{' --- |' * (3 + len(sets))}",

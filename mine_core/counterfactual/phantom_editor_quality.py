@@ -26,12 +26,13 @@ from mine_core.counterfactual.editor_judge import (
     Views,
     joined,
     rendered_views,
+    softened,
     trained_judge,
     view_of,
 )
 from mine_core.counterfactual.editor_loading import load_editor
 from mine_core.counterfactual.editors import Editor, create_editor
-from mine_core.counterfactual.face_judge import FACE_QUESTIONS, faces_among, softened, trained_face_judge
+from mine_core.counterfactual.face_judge import FACE_QUESTIONS, faces_among, trained_face_judge
 from mine_core.counterfactual.train_pairs import SCENE_SIZE, pairs_of, prompt_of
 from mine_core.statistics import share_interval, t_interval
 from mine_core.subjects.phantom import scenes
@@ -248,9 +249,11 @@ def main(arguments: list[str] | None = None) -> None:
     report = {
         "sha256": editor.loaded.weights,
         "first_seed": EVALUATION_SEED,
-        "judge": f"The judge is read-outs of backbone `{BACKBONE}` fit on rendered objects; it sees what is under the mask alone.",
+        "judge": f"The judge is read-outs of backbone `{BACKBONE}` fit on rendered objects, sharp and softened; it sees what is "
+        "under the mask alone.",
         "insertions": report,
         "rendered": _as_asked(judge, *rendered),
+        "rendered_soft": {str(sd): _as_asked(judge, softened(rendered[0], sd), rendered[1]) for sd in SOFTNESS},
         "round_trip": _as_asked(judge, *passed),
         "faces": {
             "first_seed": FACES_SEED,

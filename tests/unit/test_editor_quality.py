@@ -15,11 +15,13 @@ from mine_core.counterfactual.editor_judge import (
     Judge,
     Views,
     answers_of,
+    close_ups,
     features_of,
     fit_judge,
     joined,
     rendered_views,
     view_of,
+    with_softened,
 )
 from mine_core.counterfactual.editors import finish_edit
 from mine_core.counterfactual.phantom_editor_card import card
@@ -72,6 +74,26 @@ def test_judge_sees_nothing_outside_the_mask(rendered, rng) -> None:
     inside_changed = Views(np.where(inside, noise, few.images), few.cells)
     assert np.array_equal(features_of(Colours(), few), features_of(Colours(), outside_changed))
     assert not np.allclose(features_of(Colours(), few), features_of(Colours(), inside_changed))
+
+
+def test_judge_looks_at_the_zones_of_a_close_up(rendered) -> None:
+    views, _ = rendered
+    few = Views(views.images[:4], views.cells[:4])
+    near = Colours().embed(close_ups(few, 96))
+    laid = 64 * near.patches.reshape(4, 8, 8, 6)
+    bounds = ((0, 3), (3, 6), (6, 8))
+    zones = [laid[:, top:bottom, left:right].mean((1, 2)) for top, bottom in bounds for left, right in bounds]
+    assert np.allclose(features_of(Colours(), few)[:, -60:], np.concatenate([near.pooled, *zones], axis=1), atol=1e-5)
+
+
+def test_judge_is_fit_on_views_as_they_are_and_softened(rendered) -> None:
+    views, items = rendered
+    both, shown = with_softened(views, items)
+    n = len(items)
+    assert shown == [*items, *items] and np.array_equal(both.images[:n], views.images) and np.array_equal(both.cells[n:], views.cells)
+    rough = [np.abs(np.diff(images.astype(float), axis=2)).mean((1, 2, 3)) for images in (both.images[:n], both.images[n:])]
+    assert (rough[1] <= rough[0] + 1e-9).all() and rough[1].mean() < 0.9 * rough[0].mean()
+    assert np.array_equal(with_softened(views, items)[0].images, both.images)
 
 
 def test_requests_go_through_all_concepts_under_masks_of_any_aspect() -> None:
@@ -178,7 +200,15 @@ def a_report(folder, sha="abc") -> None:
     away = {"mean": 4.0, "low": 3.0, "high": 5.0, "median": 3.5, "more": 1.25, "more_low": 0.5, "more_high": 2.0, "n": 9}
     removals = {name: away for name in ("phantom", "ring median")}
     seconds = {"insert": 0.31, "remove": 0.2, "threads": 1}
-    report = {"sha256": sha, "judge": "The judge is X.", "insertions": made, "rendered": made, "removals": removals, "seconds": seconds}
+    report = {
+        "sha256": sha,
+        "judge": "The judge is X.",
+        "insertions": made,
+        "rendered": made,
+        "rendered_soft": {"0.7": made},
+        "removals": removals,
+        "seconds": seconds,
+    }
     report["round_trip"] = {name: share | {"value": 0.88} for name in ("recognised", "colour")}
     judged = {
         name: {"expression": share | {"value": 0.7}} for name in ("painted", "re-encoded", "rendered", "rendered, softened by 0.7")
@@ -213,6 +243,7 @@ def test_card_tells_what_was_measured_and_refuses_other_weights(tmp_path) -> Non
         "--first-size 64 --large-pool 100 --size 64 --surroundings 0.22",
         "with 22 % of its longer side",
         "with what that critic sees: 8 steps",
+        "it recognises 0.900 (SD 0.7 of 96 pixels).",
         "dog 0.50",
         "0.31 to insert",
         "A note.",

@@ -8,17 +8,15 @@ import torch
 
 from mine_core.counterfactual import face_judge
 from mine_core.counterfactual.asked import QUESTIONS, answers_of
-from mine_core.counterfactual.editor_judge import CELL, GREY, JUDGED_SIZE, Views, rendered_views
+from mine_core.counterfactual.editor_judge import CELL, GREY, JUDGED_SIZE, Views, close_up, rendered_views, softened
 from mine_core.counterfactual.face_judge import (
     CLOSE_SIZE,
     FACE_QUESTIONS,
     RECIPE,
     FaceBatches,
     FaceReader,
-    close_up,
     faces_among,
     fit_face_judge,
-    softened,
     trained_face_judge,
 )
 from mine_core.counterfactual.train_run import Run
@@ -63,10 +61,10 @@ def test_close_up_is_the_middle_square_of_the_mask_and_grey_outside_it(rng) -> N
     image = rng.integers(0, 256, (JUDGED_SIZE, JUDGED_SIZE, 3), dtype=np.uint8)
     cells = np.zeros((GRID, GRID), bool)
     cells[2:22, 4:20] = True  # 80 pixels high and 64 wide: the square is 64 wide and begins 8 pixels below its top
-    assert np.array_equal(close_up(image, cells), image[16:80, 16:80])
+    assert np.array_equal(close_up(image, cells, CLOSE_SIZE), image[16:80, 16:80])
     holed = cells.copy()
     holed[4:6, 4:8] = False
-    seen = close_up(image, holed)
+    seen = close_up(image, holed, CLOSE_SIZE)
     assert (seen[:8, :16] == GREY).all() and np.array_equal(seen[8:], image[24:80, 16:80])
 
 
@@ -76,7 +74,7 @@ def test_close_up_of_any_mask_lies_in_the_view(place, rng) -> None:
     cells[place[0] : place[1], place[2] : place[3]] = True
     image = np.full((JUDGED_SIZE, JUDGED_SIZE, 3), 200, np.uint8)
     for given in (None, rng, rng, rng):
-        assert close_up(image, cells, given).shape == (CLOSE_SIZE, CLOSE_SIZE, 3)
+        assert close_up(image, cells, CLOSE_SIZE, given).shape == (CLOSE_SIZE, CLOSE_SIZE, 3)
 
 
 def test_softening_by_nothing_changes_nothing_and_more_leaves_less(rng) -> None:
