@@ -6,7 +6,9 @@ import numpy as np
 from jaxtyping import Int
 
 from mine_core.subjects.phantom import scenes
+from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
+FACES = tuple(concept for concept, drawn in DRAWN.items() if "expression" in drawn)
 GROUP_NOUNS = {"faces": "face", "animals": "animal", "food": "food"}
 DRAWN_ATTRIBUTES = ("colour", "expression", "glasses", "hat", "hair", "age", "view", "pose")
 QUESTIONS: dict[str, tuple[str, ...]] = {

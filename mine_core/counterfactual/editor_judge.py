@@ -71,6 +71,12 @@ def joined(views: Sequence[Views]) -> Views:
     return Views(np.concatenate([view.images for view in views]), np.concatenate([view.cells for view in views]))
 
 
+def greyed(images: UInt8[np.ndarray, "*view row col 3"], cells: Bool[np.ndarray, "*view y x"]) -> UInt8[np.ndarray, "*view row col 3"]:
+    """What is looked at, all else grey."""
+    shown = cells.repeat(CELL, -2).repeat(CELL, -1)
+    return np.where(shown[..., None], images, np.uint8(GREY))
+
+
 def close_up(
     image: UInt8[np.ndarray, "row col 3"],
     cells: Bool[np.ndarray, "y x"],
@@ -78,7 +84,7 @@ def close_up(
     rng: np.random.Generator | None = None,
 ) -> UInt8[np.ndarray, "size size 3"]:
     """The middle square of what a view lets change, where a thing is that just fits it, all else grey; with `rng`, a little off."""
-    shown = np.where(np.kron(cells, np.ones((CELL, CELL), bool))[..., None], image, np.uint8(GREY))
+    shown = greyed(image, cells)
     rows, cols = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
     box = CELL * np.array([rows[0], cols[0], rows[-1] + 1, cols[-1] + 1])
     side, middle = float((box[2:] - box[:2]).min()), (box[:2] + box[2:]) / 2
@@ -109,8 +115,7 @@ def features_of(backbone: Backbone, views: Views) -> Float[np.ndarray, "view fea
     Of the whole: its embedding, and mean and maximum over the patches that its cells cover. Of the close-up: its embedding, and the
     mean over the patches of each of `ZONES` x `ZONES` zones.
     """
-    shown = np.kron(views.cells, np.ones((1, CELL, CELL), bool))[..., None]
-    found = backbone.embed(np.where(shown, views.images, GREY).astype(np.uint8), batch_size=64)
+    found = backbone.embed(greyed(views.images, views.cells), batch_size=64)
     rows, cols = backbone.spec.grid
     n, side = len(views.images), JUDGED_SIZE // CELL
     share = views.cells.reshape(n, rows, side // rows, cols, side // cols).mean((2, 4)).reshape(n, rows * cols)

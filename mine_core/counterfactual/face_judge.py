@@ -9,7 +9,7 @@ softened, is measured beside.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def fit_face_judge(views: Views, items: Sequence[scenes.SceneObject], recipe: Re
 def trained_face_judge(folder: Path, n_pictures: int = 24_000, recipe: Recipe = RECIPE, *, workers: int = 0) -> FaceJudge:
     """Read the judge kept in `folder`, or fit one on the faces among `n_pictures` rendered objects and keep it there."""
     first_seed = FIRST_SEED + 10_000_000
-    made_of = json.dumps({"n_pictures": n_pictures, "first_seed": first_seed, "steps": recipe.steps})
+    made_of = json.dumps({"n_pictures": n_pictures, "first_seed": first_seed, "softest": SOFTEST, "recipe": asdict(recipe)})
     kept = folder / f"face-judge-{hash_text(made_of)[:12]}.safetensors"
     if kept.is_file():
         reader = FaceReader().eval().requires_grad_(False)

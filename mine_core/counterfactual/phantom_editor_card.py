@@ -11,13 +11,13 @@ from typing import Any
 
 from mine_core.artifacts import write_text
 from mine_core.config import PROJECT
+from mine_core.counterfactual.editor_judge import JUDGED_SIZE
 from mine_core.counterfactual.windows import SURROUNDINGS
 from mine_core.errors import EditError
 
 NAME = "phantom"
 EDITORS = PROJECT / "assets" / "editors"
 DESCRIBED, QUALITY = "editor.json", "quality.json"
-SIDE = 96  # pixels of what a judge looks at
 MINUTES = {
     "critic-pictures": "critic-minutes",
     "sharp": "sharp-minutes",
@@ -197,7 +197,7 @@ def _figures(quality: dict[str, Any]) -> list[str]:
 
 
 def _listed(soft: dict[str, dict[str, Any]]) -> str:
-    return " and ".join(f"{found['recognised']['value']:.3f} (SD {sd} of {SIDE} pixels)" for sd, found in soft.items())
+    return " and ".join(f"{found['recognised']['value']:.3f} (SD {sd} of {JUDGED_SIZE} pixels)" for sd, found in soft.items())
 
 
 def _faces(faces: dict[str, Any]) -> list[str]:

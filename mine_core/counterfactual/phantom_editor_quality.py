@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from mine_core.config import cache_directory
-from mine_core.counterfactual.asked import DRAWN_ATTRIBUTES, QUESTIONS, answers_of, answers_told
+from mine_core.counterfactual.asked import DRAWN_ATTRIBUTES, FACES, QUESTIONS, answers_of, answers_told
 from mine_core.counterfactual.editor_judge import (
     BACKBONE,
     FIRST_SEED,
@@ -39,7 +39,6 @@ from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
 EVALUATION_SEED, FACES_SEED = 1_000_000, 5_000_000
-FACES = tuple(name for name, drawn in DRAWN.items() if "expression" in drawn)
 SOFTNESS = (0.7, 1.2)  # pixels of a judge's view, the SD of what softens rendered faces
 RING = 4  # pixels of the ring whose median colour a removal is compared with
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mine_core.counterfactual.asked import GROUP_NOUNS
+from mine_core.counterfactual.asked import FACES, GROUP_NOUNS
 from mine_core.counterfactual.critic import Critic
 from mine_core.counterfactual.phantom_editor import EditorShape
 from mine_core.counterfactual.train_denoiser import DenoiserBatches, Pool
@@ -26,7 +26,7 @@ from mine_core.subjects.phantom import scenes
 from mine_core.subjects.phantom.scenes.concepts import DRAWN
 
 KEPT = "hat"  # a hat needs room that a region made for a bare head has not
-FACE_WORDS = (*(concept for concept, drawn in DRAWN.items() if "expression" in drawn), GROUP_NOUNS["faces"])
+FACE_WORDS = (*FACES, GROUP_NOUNS["faces"])
 # what is said of a face beside its name; a bare name is painted better by the denoiser of before
 _VALUES = {value for values in DRAWN["man"].values() for value in values} - {"yes", "no", "front"}
 FACE_TOLD = tuple(sorted(_VALUES | {"ahead", "glasses", KEPT}))
